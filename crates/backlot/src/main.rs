@@ -1,0 +1,2 @@
+//! backlot
+fn main() {}
