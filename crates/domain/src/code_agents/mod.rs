@@ -1,0 +1,3 @@
+//! code_agents
+/// The service.
+pub struct CodeAgents {}

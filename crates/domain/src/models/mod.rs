@@ -1,0 +1,3 @@
+//! models
+/// The service.
+pub struct Models {}

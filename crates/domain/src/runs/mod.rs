@@ -1,0 +1,3 @@
+//! runs
+/// The service.
+pub struct Runs {}
