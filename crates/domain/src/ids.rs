@@ -1,6 +1,6 @@
 //! Identifiers and randomness as an argument.
 
-use rand::{RngCore, rngs::OsRng};
+use rand::{RngCore as _, TryRngCore as _, rngs::OsRng};
 
 use crate::Timestamp;
 

@@ -9,6 +9,7 @@
 //!
 //! To add a provider: a codec in `wire/` if its format is new, then a constructor in `providers/`.
 
+pub mod local;
 pub mod message;
 
 pub use message::{

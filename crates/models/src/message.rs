@@ -21,6 +21,9 @@ pub struct Request {
     pub tools: Vec<Tool>,
     /// Which tool the model must or may call.
     pub tool_choice: ToolChoice,
+    /// Whether several tools may be called in one turn; the provider's default when absent.
+    #[serde(default)]
+    pub parallel_tool_calls: Option<bool>,
     /// Upper bound of output tokens.
     pub max_tokens: Option<u32>,
     /// Sampling temperature.
