@@ -2,12 +2,13 @@
 
 use crate::Engine;
 
-/// The clause that makes a `SELECT` take rows for updating while passing over those that another process
-/// holds. SQLite has one writer, so nothing can be held.
+/// The text of a claim: a `SELECT` that takes one row for updating. On PostgreSQL it must end in
+/// `FOR UPDATE SKIP LOCKED`, so that several processes pass over each other's rows; SQLite has one writer and knows
+/// no such clause.
 #[must_use]
-pub fn for_update_skip_locked(engine: Engine) -> &'static str {
+pub fn claim(engine: Engine, sqlite: &'static str, postgres: &'static str) -> &'static str {
     match engine {
-        Engine::Sqlite => "",
-        Engine::Postgres => " FOR UPDATE SKIP LOCKED",
+        Engine::Sqlite => sqlite,
+        Engine::Postgres => postgres,
     }
 }
