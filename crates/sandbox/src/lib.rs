@@ -13,6 +13,8 @@
 //! To add another driver: implement [`Driver`] and [`Sandbox`] in a folder of its own, and run
 //! `conformance` and the escape suite against it.
 
+mod network;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
