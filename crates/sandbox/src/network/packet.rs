@@ -232,6 +232,11 @@ mod tests {
     }
 
     #[test]
+    fn nothing_at_all_is_no_packet() {
+        assert!(parse(&[]).is_none());
+    }
+
+    #[test]
     fn an_oversized_datagram_is_not_built() {
         let address: SocketAddr = "192.0.2.1:53".parse().unwrap();
         assert!(udp(address, address, &vec![0; MTU]).is_none());

@@ -632,6 +632,74 @@ fn garbage_does_not_stop_the_stack() {
     });
 }
 
+/// A packet that begins right and is then changed in a few places.
+fn mutant(noise: &mut impl Iterator<Item = u8>, gateway: SocketAddr) -> Vec<u8> {
+    let mut byte = || noise.next().unwrap();
+    let v6 = byte() < 40;
+    let udp = byte() < 60;
+    let (source, target): (SocketAddr, SocketAddr) = match (v6, byte() % 3) {
+        (true, _) => ("[fd00::15]:4000".parse().unwrap(), "[2001:db8::1]:80".parse().unwrap()),
+        (false, 0) => ("10.0.2.15:4000".parse().unwrap(), SocketAddr::new(RESOLVER, 53)),
+        (false, _) => (SocketAddr::new("10.0.2.15".parse().unwrap(), 4000 + u16::from(byte() % 8)), gateway),
+    };
+    let body: Vec<u8> = (0..20 + byte() % 60).map(|_| byte()).collect();
+    let mut packet = super::packet::udp(source, target, &body).unwrap();
+    let header = if v6 { 40 } else { 20 };
+    if !udp {
+        packet[if v6 { 6 } else { 9 }] = 6;
+        // Data offset and flags: mostly a plain SYN or ACK with options.
+        packet[header + 12] = 0x50 + (byte() % 4) * 0x10;
+        packet[header + 13] = [0x02, 0x10, 0x18, 0x11, 0x12, byte()][usize::from(byte() % 6)];
+    }
+    for _ in 0..byte() % 4 {
+        let place = usize::from(byte()) % packet.len();
+        packet[place] = byte();
+    }
+    packet.truncate(packet.len() - usize::from(byte() < 20) * usize::from(byte() % 20));
+    packet
+}
+
+/// No kernel in between here, so packets come that no kernel would send.
+#[test]
+fn no_packet_panics_or_stops_the_stack() {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = TcpListener::bind((HOST, 0)).unwrap();
+    let policy = Policy {
+        gateway: Some(listener.local_addr().unwrap()),
+        resolvers: vec!["127.0.0.1:9".parse().unwrap()],
+        ..Policy::default()
+    };
+    echo(listener);
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Recv, Some(Duration::from_secs(10)))
+        .unwrap();
+    let handle = {
+        let _context = runtime.enter();
+        serve(theirs, policy).unwrap()
+    };
+    let gateway: SocketAddr = crate::GATEWAY.parse().unwrap();
+    let mut noise = pattern(4 << 20, 99).into_iter();
+    for _ in 0..20_000 {
+        rustix::io::write(&ours, &mutant(&mut noise, gateway)).unwrap();
+        // Drain, so that answers find room.
+        while rustix::net::recv(&ours, &mut [0_u8; 2048][..], rustix::net::RecvFlags::DONTWAIT).is_ok() {}
+    }
+    assert!(!handle.task.is_finished(), "the stack ended");
+    // A last well-formed question must still be answered.
+    let query =
+        super::packet::udp("10.0.2.15:777".parse().unwrap(), resolver(), &dns::tests::query(7, "example.com")).unwrap();
+    rustix::io::write(&ours, &query).unwrap();
+    loop {
+        let mut buffer = [0_u8; 2048];
+        let (_, length) = rustix::net::recv(&ours, &mut buffer[..], rustix::net::RecvFlags::empty()).unwrap();
+        let answer = super::packet::parse(&buffer[..length]);
+        if answer.is_some_and(|answer| answer.source == resolver() && answer.destination.port() == 777) {
+            break;
+        }
+    }
+}
+
 #[test]
 fn dropping_the_handle_ends_the_connections() {
     isolated("dropping_the_handle_ends_the_connections", || {
@@ -717,6 +785,16 @@ fn throughput_and_latency() {
                 .collect()
         });
         opening.sort();
+        let idle = network.inside.run(move || (0..100).map(|_| connect(address).unwrap()).collect::<Vec<_>>());
+        thread::sleep(Duration::from_millis(500));
+        let processor = || {
+            let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).unwrap();
+            usage.user_time() + usage.system_time()
+        };
+        let before = processor();
+        thread::sleep(Duration::from_secs(2));
+        eprintln!("measured: processor time of 100 idle connections in 2 s: {:?}", processor() - before);
+        drop(idle);
         eprintln!("measured: connect and one byte there and back p50/p99: {:?} {:?}", opening[250], opening[495]);
     });
 }
