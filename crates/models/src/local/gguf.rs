@@ -38,9 +38,8 @@ impl Gguf {
         let unusable = |reason: String| {
             failure(ErrorKind::Unavailable, format!("the local model's weights {} {reason}", path.display()))
         };
-        let file = File::open(path).map_err(|error| {
-            unusable(format!("cannot be opened: {error}. Fetch them with `backlot models pull`"))
-        })?;
+        let file = File::open(path)
+            .map_err(|error| unusable(format!("cannot be opened: {error}. Fetch them with `backlot models pull`")))?;
         let mut file = BufReader::with_capacity(1 << 16, file);
         let content = Content::read(&mut file).map_err(|error| {
             unusable(format!("are not a readable GGUF file: {error}. Fetch them again with `backlot models pull`"))

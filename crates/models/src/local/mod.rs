@@ -10,9 +10,11 @@
 //! To serve another model: an entry in [`catalog`]; if its architecture is not Llama, another forward pass
 //! beside [`transformer`].
 
+pub mod catalog;
 mod generation;
 mod gguf;
 mod prompt;
+pub mod pull;
 mod sampler;
 mod template;
 mod text_stream;

@@ -99,12 +99,17 @@ fn append_blocks(text: &mut String, blocks: &[Block]) -> Result<(), Error> {
                 text.push_str(&format!("{separator}Called the tool {name} with {arguments}"));
             }
             Block::ToolResult { content, is_error, .. } => {
-                text.push_str(&format!("{separator}{}", if *is_error { "The tool failed:" } else { "The tool returned:" }));
+                text.push_str(&format!(
+                    "{separator}{}",
+                    if *is_error { "The tool failed:" } else { "The tool returned:" }
+                ));
                 append_blocks(text, content)?;
             }
             Block::Thinking { .. } => {}
             Block::Image { .. } => {
-                return Err(invalid("the local model cannot see images; send text only or configure a larger model".into()));
+                return Err(invalid(
+                    "the local model cannot see images; send text only or configure a larger model".into(),
+                ));
             }
         }
     }
@@ -216,7 +221,9 @@ mod tests {
     #[test]
     fn what_the_model_cannot_do_is_refused_with_the_reason() {
         let image = Block::Image { image: Image::Url { url: "https://example.com/a.png".into() } };
-        for content in [vec![image.clone()], vec![Block::ToolResult { id: "1".into(), content: vec![image], is_error: false }]] {
+        for content in
+            [vec![image.clone()], vec![Block::ToolResult { id: "1".into(), content: vec![image], is_error: false }]]
+        {
             let error = turns(&user(content)).unwrap_err();
             assert_eq!(error.kind, ErrorKind::Invalid);
             assert!(error.message.contains("image"), "{error}");

@@ -144,7 +144,10 @@ impl Worker {
                 Err(_) => {
                     engine = None;
                     tracing::error!("the local model panicked while answering; its weights are loaded anew");
-                    job.fail(failure(ErrorKind::Protocol, "the local model failed inside; see the server's log".into()));
+                    job.fail(failure(
+                        ErrorKind::Protocol,
+                        "the local model failed inside; see the server's log".into(),
+                    ));
                 }
             }
             let mut state = self.state();
