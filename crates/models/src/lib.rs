@@ -9,11 +9,23 @@
 //!
 //! To add a provider: a codec in `wire/` if its format is new, then a constructor in `providers/`.
 
+pub mod answer;
+mod error;
+pub mod http;
 pub mod local;
 pub mod message;
+pub mod metering;
+pub mod passthrough;
+pub mod prices;
+pub mod providers;
+pub mod retry;
+pub mod sse;
+pub mod wire;
 
+pub use answer::Answer;
+pub use error::{Error, ErrorKind};
 pub use message::{
-    Block, Event, EventStream, Image, Message, Request, ResponseFormat, Role, StopReason, Thinking, Tool, ToolChoice,
+    Block, Effort, Event, EventStream, Image, Message, Request, ResponseFormat, Role, StopReason, Thinking, Tool, ToolChoice,
     Usage,
 };
 
@@ -25,47 +37,4 @@ pub trait Model: Send + Sync {
     /// # Errors
     /// What the provider said before the first event; later failures arrive in the stream.
     async fn call(&self, request: Request) -> Result<EventStream, Error>;
-}
-
-/// Why a model call failed.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct Error {
-    /// What kind of failure, for deciding on retries.
-    pub kind: ErrorKind,
-    /// The provider's own words, safe to show to the caller.
-    pub message: String,
-    /// The provider's HTTP status, when there was one.
-    pub status: Option<u16>,
-    /// How long the provider asks to wait.
-    pub retry_after: Option<std::time::Duration>,
-}
-
-/// Kinds of failures of a model call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// The request is wrong; repeating it is useless.
-    Invalid,
-    /// The key is missing, wrong, or not allowed.
-    Authentication,
-    /// The model does not exist or is not served.
-    NotFound,
-    /// More input than the model takes.
-    ContextOverflow,
-    /// Too many requests.
-    RateLimited,
-    /// The provider is overloaded or failing.
-    Unavailable,
-    /// No answer in time.
-    TimedOut,
-    /// The answer does not make sense.
-    Protocol,
-}
-
-impl ErrorKind {
-    /// Whether the same request may succeed later.
-    #[must_use]
-    pub fn is_retryable(self) -> bool {
-        matches!(self, Self::RateLimited | Self::Unavailable | Self::TimedOut | Self::Protocol)
-    }
 }
