@@ -17,6 +17,8 @@ mod prompt;
 pub mod pull;
 mod sampler;
 mod template;
+#[cfg(test)]
+mod tests;
 mod text_stream;
 mod transformer;
 mod vocabulary;

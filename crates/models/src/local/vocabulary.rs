@@ -23,6 +23,7 @@ pub(super) struct Vocabulary {
     control: HashSet<u32>,
     special_texts: Vec<String>,
     longest_token: usize,
+    size: usize,
     /// Most tokens of prompt and answer together.
     pub(super) context: usize,
     pub(super) template: ChatTemplate,
@@ -33,8 +34,8 @@ impl Vocabulary {
     ///
     /// `context` is the most tokens that may be used, if fewer than the model takes.
     pub(super) fn load(gguf: &Gguf, context: Option<u32>) -> Result<Self, Error> {
-        let own_context = gguf.architecture()?.context;
-        let context = context.map_or(own_context, |limit| own_context.min(limit as usize));
+        let architecture = gguf.architecture()?;
+        let context = context.map_or(architecture.context, |limit| architecture.context.min(limit as usize));
         let mut tokenizer =
             Tokenizer::from_gguf(&gguf.content).map_err(|error| unsupported(format!("its tokenizer: {error}")))?;
         match gguf.text("tokenizer.ggml.pre").unwrap_or("gpt2") {
@@ -82,15 +83,20 @@ impl Vocabulary {
             token_text("tokenizer.ggml.bos_token_id"),
             token_text("tokenizer.ggml.eos_token_id"),
         )?;
-        Ok(Self { tokenizer, control, special_texts, longest_token, context, template })
+        Ok(Self { tokenizer, control, special_texts, longest_token, size: architecture.vocabulary, context, template })
     }
 
     /// The tokens of a rendered prompt; special tokens written in it are recognised.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
-        self.tokenizer
+        let encoding = self
+            .tokenizer
             .encode_fast(text, false)
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| unsupported(format!("the prompt cannot be split into tokens: {error}")))
+            .map_err(|error| unsupported(format!("the prompt cannot be split into tokens: {error}")))?;
+        let tokens = encoding.get_ids();
+        match tokens.iter().find(|token| **token as usize >= self.size) {
+            Some(token) => Err(unsupported(format!("its tokenizer makes the token {token}, which it has not"))),
+            None => Ok(tokens.to_vec()),
+        }
     }
 
     /// How many tokens a text of so many bytes has at least.

@@ -7,6 +7,8 @@ mod convert;
 mod download;
 mod error;
 mod package_index;
+#[cfg(test)]
+mod tests;
 mod wheel;
 
 use std::fs::{File, TryLockError};
