@@ -14,6 +14,7 @@
 //! `conformance` and the escape suite against it.
 
 mod network;
+pub mod process;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -1,0 +1,180 @@
+//! The launcher: a small single-threaded process of the same executable that clones one init per sandbox.
+//!
+//! It exists because a multi-threaded server must not fork and go on running its own code in the child: any lock
+//! of any other thread may be held for ever there. The launcher does nothing but clone and write the id maps;
+//! mounting happens in the children, in parallel. It ends when the server's end of its socket closes.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    process::ExitCode,
+};
+
+use super::{
+    init, packet,
+    seccomp::Filters,
+    wire::{AGENT_ID, FromLauncher, Identity, ToLauncher},
+};
+
+/// Entry of the launcher process, for the hidden subcommand of the `backlot` binary and for test binaries. Call it
+/// before any thread is started. Standard input must be the socket that [`super::ProcessDriver::start`] makes.
+#[must_use]
+pub fn launcher_main() -> ExitCode {
+    let stdin = io::stdin();
+    let server = match stdin.as_fd().try_clone_to_owned() {
+        Ok(server) => server,
+        Err(_) => return ExitCode::from(2),
+    };
+    if !matches!(rustix::net::sockopt::socket_type(&server), Ok(rustix::net::SocketType::SEQPACKET)) {
+        complain("this subcommand is started by the server, not by hand");
+        return ExitCode::from(2);
+    }
+    match serve(server) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("the sandbox launcher ends: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the launcher has no logger; the server's standard error is its log")]
+fn complain(text: &str) {
+    eprintln!("backlot: {text}");
+}
+
+fn serve(server: OwnedFd) -> io::Result<()> {
+    // Out of the terminal's process group and deaf to SIGTERM: during a drain the server still needs its
+    // launcher, and the closing socket is what ends it.
+    let _already_leader = nix::unistd::setsid();
+    init::signals::ignore_for_launcher()?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    drop(null);
+    let filters = Filters::compile().map_err(io::Error::other)?;
+    while let Some((request, fds)) = packet::receive::<ToLauncher>(server.as_fd())? {
+        match request {
+            ToLauncher::Create { identity, plan } => {
+                let mut fds = fds.into_iter();
+                let Some(control) = fds.next() else {
+                    continue;
+                };
+                let start = init::Start { control, cgroups: fds.collect(), identity, plan: *plan, filters: &filters };
+                match create(start, &server) {
+                    Ok((pid, pidfd)) => packet::send(server.as_fd(), &FromLauncher::Created { pid }, &[pidfd.as_fd()])?,
+                    Err(refusal) => packet::send(server.as_fd(), &refusal, &[])?,
+                }
+            }
+            ToLauncher::Probe { identity, state_dir } => {
+                let findings = init::probe::all(identity, &state_dir, &filters);
+                packet::send(server.as_fd(), &FromLauncher::Probed(findings), &[])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Clones an init and gives it its ids.
+fn create(start: init::Start<'_>, server: &OwnedFd) -> Result<(i32, OwnedFd), FromLauncher> {
+    let identity = start.identity;
+    let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| refused("making a pipe", error.into()))?;
+    match clone_into_new_user_and_pid_namespace() {
+        Err(error) => Err(refused("creating a user and a process namespace", error)),
+        Ok(Cloned::Child) => {
+            drop(go);
+            // The socket to the server must not stay open here, or the launcher's death would go unnoticed.
+            // SAFETY: nothing in this process uses the descriptor any more; `init::run` never returns.
+            #[expect(unsafe_code, reason = "the parent's owner of this descriptor lives on another copy of the stack")]
+            drop(unsafe { OwnedFd::from_raw_fd(server.as_raw_fd()) });
+            init::run(start, wait)
+        }
+        Ok(Cloned::Parent { pid, pidfd }) => {
+            drop(wait);
+            // Closing `go` without a byte makes the child exit.
+            write_maps(pid, identity).map_err(|error| refused("mapping user ids", error))?;
+            rustix::io::write(&go, &[1]).map_err(|error| refused("releasing the init", error.into()))?;
+            Ok((pid, pidfd))
+        }
+    }
+}
+
+fn refused(step: &str, error: io::Error) -> FromLauncher {
+    let unsupported = matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::ENOSYS | libc::EACCES | libc::ENOSPC | libc::EINVAL | libc::EUSERS)
+    );
+    FromLauncher::Refused { reason: format!("{step}: {error}"), unsupported }
+}
+
+/// Writes the id maps of a process in a fresh user namespace.
+pub(super) fn write_maps(pid: i32, identity: Identity) -> io::Result<()> {
+    let (uids, gids) = match identity {
+        Identity::Range { base } => {
+            // Two ids are enough: 0 for the set-up and 1000 for programs. What is not mapped cannot be taken.
+            let map = format!("0 {base} 1\n{AGENT_ID} {} 1\n", base + AGENT_ID);
+            (map.clone(), map)
+        }
+        Identity::Own { uid, gid } => {
+            std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+            (format!("{AGENT_ID} {uid} 1\n"), format!("{AGENT_ID} {gid} 1\n"))
+        }
+    };
+    std::fs::write(format!("/proc/{pid}/uid_map"), uids)?;
+    std::fs::write(format!("/proc/{pid}/gid_map"), gids)
+}
+
+/// Which side of a clone we are on.
+pub(super) enum Cloned {
+    /// The new process.
+    Child,
+    /// The old process.
+    Parent {
+        /// The child's id.
+        pid: i32,
+        /// The child's pidfd.
+        pidfd: OwnedFd,
+    },
+}
+
+/// `clone3` without a stack of its own: a fork into new namespaces. The other namespaces are made by the child
+/// itself, so that this call stays short and children set up in parallel.
+pub(super) fn clone_into_new_user_and_pid_namespace() -> io::Result<Cloned> {
+    let mut pidfd: i32 = -1;
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_PIDFD;
+    // SAFETY: all zero is the documented "not used" of every field.
+    #[expect(unsafe_code, reason = "clone_args has no constructor")]
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = u64::from(flags.cast_unsigned());
+    arguments.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    // SAFETY: without CLONE_VM this is a fork; this process has one thread (the launcher starts none), so the
+    // child may go on running any code. `arguments` and `pidfd` outlive the call.
+    #[expect(unsafe_code, reason = "no safe wrapper exists for clone3")]
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, std::mem::size_of::<libc::clone_args>()) };
+    match result {
+        0 => Ok(Cloned::Child),
+        pid if pid > 0 => {
+            let pid = i32::try_from(pid).map_err(io::Error::other)?;
+            // SAFETY: the kernel has just made this descriptor for us and nobody else knows it.
+            #[expect(unsafe_code, reason = "takes ownership of the descriptor that clone3 returned")]
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid, pidfd })
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Waits until the process of a pidfd has ended.
+pub(super) fn wait_gone(pidfd: BorrowedFd<'_>, timeout: std::time::Duration) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
