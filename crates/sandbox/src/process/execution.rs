@@ -104,6 +104,16 @@ async fn start(shared: &Shared, control: &Control, command: &Command) -> Result<
     let (stdin, input) = standard_input(&command.stdin).map_err(setup)?;
     let (stdout, stdout_writer) = output_pipe().map_err(setup)?;
     let (stderr, stderr_writer) = output_pipe().map_err(setup)?;
+    if let Some(owner) = shared.owner {
+        // Opening /dev/stdout and its like asks for permission on the pipe itself. What a host file or device
+        // would be does not occur here: these are always ours, or /dev/null, which stays as it is.
+        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+        for end in [Some(&stdout_writer), Some(&stderr_writer), (!command.stdin.is_empty()).then_some(&stdin)] {
+            if let Some(end) = end {
+                rustix::fs::fchown(end, Some(uid), Some(gid)).map_err(|error| setup(error.into()))?;
+            }
+        }
+    }
     let request = ToInit::Exec { argv: command.argv.clone(), env: command.env.clone(), cwd: command.cwd.clone() };
     let gone = |_error: io::Error| Error::Gone(format!("the init of `{}` does not answer", shared.id));
     control.send(&request, &[stdin.as_fd(), stdout_writer.as_fd(), stderr_writer.as_fd()]).await.map_err(gone)?;

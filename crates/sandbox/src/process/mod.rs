@@ -311,6 +311,7 @@ impl Inner {
             control: Arc::new(tokio::sync::Mutex::new(control)),
             untouched: AtomicBool::new(untouched),
             ids,
+            owner: ids.is_some().then(|| (identity.agent_uid(), identity.agent_gid())),
             network: std::sync::Mutex::new(network),
             reaper: self.reaper.clone(),
         })))

@@ -36,7 +36,10 @@ pub(super) struct Shared {
     pub(super) control: Arc<tokio::sync::Mutex<Control>>,
     /// Whether nothing was in the scratch directory and no program has run.
     pub(super) untouched: AtomicBool,
+    /// First id of the sandbox's range, to be given back.
     pub(super) ids: Option<u32>,
+    /// The host's user and group of programs, where they are not the server's own.
+    pub(super) owner: Option<(u32, u32)>,
     pub(super) network: Mutex<Option<network::Handle>>,
     pub(super) reaper: Reaper,
 }

@@ -1,8 +1,6 @@
 //! The network of a sandbox, from inside: loopback, and one TUN interface whose other end is the server.
 
 use std::{
-    ffi::c_int,
-    fs::File,
     io,
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, OwnedFd},
@@ -13,8 +11,6 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::Failure;
 use crate::{network, process::wire::Link};
-
-const INTERFACE: &[u8] = b"eth0";
 
 /// Ranges that the kernel itself refuses at once, so that `connect` fails instead of waiting. The server's stack
 /// judges every connection again and knows more ranges; these are the ones a program is likely to try.
@@ -29,76 +25,68 @@ const REFUSED: [(Ipv4Addr, u8); 8] = [
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
-/// Opens the device while this process is still the server's user; belongs to the present network namespace.
-pub(super) fn open_device() -> Result<OwnedFd, Failure> {
-    File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")
-        .map(OwnedFd::from)
-        .map_err(Failure::lacking("opening /dev/net/tun, which every sandbox with a network needs"))
+/// Makes the interface with its addresses and default routes, and raises loopback. `/dev/net/tun` may be open to root only, so
+/// this comes while the process is still the server's user.
+pub(super) fn make() -> Result<OwnedFd, Failure> {
+    network::interface::open().map_err(Failure::lacking(
+        "making a network interface through /dev/net/tun, which every sandbox with a network needs",
+    ))
 }
 
+/// Raises loopback in a namespace that has nothing else.
 pub(super) fn raise_loopback() -> io::Result<()> {
     let socket = control_socket()?;
-    set_flags(&socket, &request(b"lo"), libc::IFF_UP | libc::IFF_RUNNING)
+    // SAFETY: all zero is a valid ifreq.
+    #[expect(unsafe_code, reason = "ifreq has no constructor")]
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or(0);
+    ioctl(&socket, libc::SIOCSIFFLAGS, &mut request)
 }
 
-/// Makes the interface, gives it its address and routes.
-pub(super) fn configure(device: &OwnedFd, link: &Link) -> Result<(), Failure> {
-    // The interface is IPv4 only; without this the kernel would give it a link-local address.
-    let _no_ipv6_at_all = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
-    let mut create = request(INTERFACE);
-    create.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI).unwrap_or(0);
-    ioctl(device, libc::TUNSETIFF, &mut create).map_err(Failure::lacking("making a TUN interface"))?;
+/// Adds what the kernel itself refuses, and the exceptions from that.
+pub(super) fn route(link: &Link) -> Result<(), Failure> {
     let set = || -> io::Result<()> {
         let socket = control_socket()?;
-        let mut mtu = request(INTERFACE);
-        mtu.ifr_ifru.ifru_mtu = c_int::try_from(network::MTU).unwrap_or(1500);
-        ioctl(&socket, libc::SIOCSIFMTU, &mut mtu)?;
-        set_address(&socket, libc::SIOCSIFADDR, network::SANDBOX_V4)?;
-        set_address(&socket, libc::SIOCSIFNETMASK, mask(network::PREFIX_V4))?;
-        set_flags(&socket, &request(INTERFACE), libc::IFF_UP | libc::IFF_RUNNING)?;
         for (destination, prefix) in REFUSED {
-            route(&socket, destination, prefix, false)?;
+            add(&socket, destination, prefix, false)?;
         }
         if let Some(IpAddr::V4(gateway)) = link.gateway {
-            route(&socket, gateway, 32, true)?;
+            add(&socket, gateway, 32, true)?;
         }
         for allowed in &link.allow {
-            // A loopback network cannot be routed; the server's own loopback is never reached from inside.
+            // A loopback network cannot be routed; the host's own loopback is never reached from inside.
             if let IpNet::V4(allowed) = allowed
                 && !allowed.network().is_loopback()
                 && allowed.prefix_len() > 0
             {
-                replace_route(&socket, allowed.network(), allowed.prefix_len())?;
+                replace(&socket, allowed.network(), allowed.prefix_len())?;
             }
-        }
-        if link.public {
-            route(&socket, Ipv4Addr::UNSPECIFIED, 0, true)?;
         }
         Ok(())
     };
-    set().map_err(Failure::at("configuring the network interface"))
+    set().map_err(Failure::at("setting routes"))
 }
 
 /// Adds a route over the interface in the place of a refusing one, if there is one for the same range.
-fn replace_route(socket: &OwnedFd, destination: Ipv4Addr, prefix: u8) -> io::Result<()> {
+fn replace(socket: &OwnedFd, destination: Ipv4Addr, prefix: u8) -> io::Result<()> {
     let mut old = route_entry(destination, prefix);
     old.rt_flags |= libc::RTF_REJECT;
     let _not_refused = ioctl(socket, libc::SIOCDELRT, &mut old);
-    match route(socket, destination, prefix, true) {
+    match add(socket, destination, prefix, true) {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         other => other,
     }
 }
 
 /// Adds one route: over the interface, or refusing.
-fn route(socket: &OwnedFd, destination: Ipv4Addr, prefix: u8, open: bool) -> io::Result<()> {
+fn add(socket: &OwnedFd, destination: Ipv4Addr, prefix: u8, open: bool) -> io::Result<()> {
     let mut entry = route_entry(destination, prefix);
-    let mut name = *b"eth0\0";
     if open {
-        entry.rt_dev = name.as_mut_ptr().cast();
+        // Read only, although the structure has a mutable pointer.
+        entry.rt_dev = network::INTERFACE.as_ptr().cast_mut();
     } else {
         entry.rt_flags |= libc::RTF_REJECT;
     }
@@ -121,28 +109,6 @@ fn mask(prefix: u8) -> Ipv4Addr {
 
 fn control_socket() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?)
-}
-
-fn request(name: &[u8]) -> libc::ifreq {
-    // SAFETY: all zero is a valid ifreq.
-    #[expect(unsafe_code, reason = "ifreq has no constructor")]
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name) {
-        *to = from.cast_signed();
-    }
-    request
-}
-
-fn set_flags(socket: &OwnedFd, interface: &libc::ifreq, flags: c_int) -> io::Result<()> {
-    let mut request = *interface;
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or(0);
-    ioctl(socket, libc::SIOCSIFFLAGS, &mut request)
-}
-
-fn set_address(socket: &OwnedFd, what: libc::c_ulong, value: Ipv4Addr) -> io::Result<()> {
-    let mut request = request(INTERFACE);
-    request.ifr_ifru.ifru_addr = address(value);
-    ioctl(socket, what, &mut request)
 }
 
 /// An IPv4 address in the form of the old interface calls: `sa_data` is port, then address, in network order.

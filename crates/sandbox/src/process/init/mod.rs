@@ -98,15 +98,15 @@ fn set_up(
     // The last moment at which this process is the server's user for the kernel: open what only it may open.
     let sources = tree::Sources::open(plan)?;
     let device = match plan.link {
-        Some(_) => Some(link::open_device()?),
+        Some(_) => Some(link::make()?),
         None => None,
     };
     privileges::become_namespace_root(identity).map_err(Failure::at("taking the ids"))?;
     rustix::system::sethostname(plan.hostname.as_bytes())
         .map_err(|error| Failure::at("setting the host name")(error.into()))?;
-    link::raise_loopback().map_err(Failure::at("raising the loopback interface"))?;
-    if let (Some(device), Some(link)) = (&device, &plan.link) {
-        link::configure(device, link)?;
+    match &plan.link {
+        Some(link) => link::route(link)?,
+        None => link::raise_loopback().map_err(Failure::at("raising the loopback interface"))?,
     }
     tree::build(plan, sources)?;
     privileges::limit(plan.rlimits).map_err(Failure::at("setting resource limits"))?;

@@ -75,7 +75,7 @@ fn steps(identity: Identity, scratch: &Scratch, filters: &Filters, wait: OwnedFd
     if !go_on {
         return findings;
     }
-    let device = link::open_device();
+    let device = link::make();
     let sources = tree::OverlaySources::open(&[scratch.empty.clone()], &scratch.upper, &scratch.work);
     let ids = privileges::become_namespace_root(identity).map_err(Failure::at("taking the ids"));
     let overlay = sources.and_then(|sources| {
@@ -88,8 +88,7 @@ fn steps(identity: Identity, scratch: &Scratch, filters: &Filters, wait: OwnedFd
     let proc =
         fs::create_dir("proc").map_err(Failure::at("making a directory")).and_then(|()| tree::proc_file_system());
     findings.push((PROC.into(), proc.map(|()| "usable".into()).map_err(text)));
-    let link =
-        device.and_then(|device| link::configure(&device, &Link { allow: Vec::new(), gateway: None, public: true }));
+    let link = device.and_then(|_device| link::route(&Link { allow: Vec::new(), gateway: None, public: true }));
     findings.push((LINK.into(), link.map(|()| "TUN devices can be made".into()).map_err(text)));
     let dropped = privileges::drop_all(identity, filters);
     findings.push((SECCOMP.into(), dropped.map(|()| "filter installed".into()).map_err(text)));
