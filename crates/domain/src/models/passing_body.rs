@@ -1,0 +1,134 @@
+//! A provider's answer on its way to the client, byte for byte, metered as it passes.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use backlot_models::{
+    Error, ErrorKind,
+    metering::{ChunkFilter, UsageReader},
+    passthrough::BodyStream,
+    wire::{Head, Wire},
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::booking::OpenCall;
+
+/// The body of an answer that is passed through. Dropped before its end, it is read to its end in the background.
+pub(super) struct PassingBody {
+    passing: Option<Passing>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+struct Passing {
+    body: BodyStream,
+    reader: UsageReader,
+    filter: Option<ChunkFilter>,
+    call: OpenCall,
+    wire: Wire,
+    status: u16,
+    is_event_stream: bool,
+    /// Nothing is passed on yet, or the last of it ended an event: an event of ours can follow.
+    between_events: bool,
+}
+
+impl PassingBody {
+    pub(super) fn new(
+        body: BodyStream,
+        reader: UsageReader,
+        filter: Option<ChunkFilter>,
+        call: OpenCall,
+        wire: Wire,
+        status: u16,
+        is_event_stream: bool,
+    ) -> Self {
+        let cut = Box::pin(call.ledger().cut().clone().cancelled_owned());
+        let passing = Passing { body, reader, filter, call, wire, status, is_event_stream, between_events: true };
+        Self { passing: Some(passing), cut }
+    }
+
+    /// The answer breaks off: inside an event stream the client is told so, elsewhere the connection tells it.
+    fn break_off(&mut self, error: Error) -> Option<Result<Bytes, Error>> {
+        let passing = self.passing.take()?;
+        let told = (passing.is_event_stream && passing.between_events).then(|| {
+            let mut frames = Vec::new();
+            passing.wire.encoder(Head::default()).error(&error, &mut frames);
+            Bytes::from(frames)
+        });
+        passing.finish();
+        Some(told.ok_or(error))
+    }
+}
+
+impl Passing {
+    fn finish(self) {
+        self.call.finish(self.status, &self.reader.finish());
+    }
+
+    async fn drain(mut self) {
+        let cut = self.call.ledger().cut().clone();
+        let limit = self.call.drain_limit();
+        let rest = async {
+            while let Some(Ok(bytes)) = self.body.next().await {
+                self.reader.feed(&bytes);
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(limit, rest) => {}
+            () = cut.cancelled() => {}
+        }
+        self.finish();
+    }
+}
+
+impl Stream for PassingBody {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            let Some(passing) = &mut this.passing else { return Poll::Ready(None) };
+            match passing.body.as_mut().poll_next(context) {
+                Poll::Ready(Some(Ok(bytes))) => {
+                    passing.reader.feed(&bytes);
+                    let bytes = match &mut passing.filter {
+                        Some(filter) => filter.push(bytes),
+                        None => bytes,
+                    };
+                    if !bytes.is_empty() {
+                        passing.between_events = bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n");
+                        return Poll::Ready(Some(Ok(bytes)));
+                    }
+                }
+                Poll::Ready(None) => {
+                    let rest = passing.filter.take().map(ChunkFilter::finish).filter(|rest| !rest.is_empty());
+                    if let Some(passing) = this.passing.take() {
+                        passing.finish();
+                    }
+                    return Poll::Ready(rest.map(Ok));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(this.break_off(error)),
+                Poll::Pending => {
+                    if this.cut.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    let error = Error::new(ErrorKind::TimedOut, "the run has ended before this answer");
+                    return Poll::Ready(this.break_off(error));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for PassingBody {
+    fn drop(&mut self) {
+        if let Some(passing) = self.passing.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(passing.drain());
+        }
+    }
+}
