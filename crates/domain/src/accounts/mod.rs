@@ -38,7 +38,7 @@ pub use caller::{Caller, Scope};
 pub use identity_provider::IdentityProvider;
 pub use login::SignedIn;
 pub use rate::{Principal, RateClass, RateLimits, RateStatus};
-pub use redact::{RedactedStream, Redactor};
+pub use redact::Redactor;
 pub use register::Registered;
 pub use secret_string::SecretString;
 pub use secrets::{SecretInfo, delete_secrets_of};

@@ -6,8 +6,8 @@
 //!
 //! The search is an Aho–Corasick automaton: its time depends on the text alone, however the values are chosen. Of very
 //! long forms it holds the beginning; when that is found, the text is masked for as long as it goes on like the form.
-//! [`RedactedStream`] gives the same result however the text is cut, and holds back no more than what may still become
-//! an occurrence.
+//! The result is the same however the text is cut into pieces, and no more is held back than what may still become an
+//! occurrence.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -16,6 +16,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose};
 
+use super::SecretString;
+
 /// Characters of a value. Shorter ones would mask ordinary text.
 const SHORTEST: usize = 6;
 /// Bytes of a form that the automaton holds.
@@ -23,10 +25,20 @@ const HEAD: usize = 256;
 /// The automaton's first state.
 const ROOT: u32 = 0;
 
-/// Masks a set of secrets. Cheap to clone.
+/// Masks a set of secrets in a text, whole or in pieces. A clone begins with the state of the original.
 #[derive(Clone)]
 pub struct Redactor {
     automaton: Arc<Automaton>,
+    state: u32,
+    /// Bytes taken in.
+    seen: u64,
+    /// Bytes of the text that are settled: written or masked.
+    settled: u64,
+    /// The bytes from `settled` to `seen`.
+    held: VecDeque<u8>,
+    /// Masks that may still grow or are not written yet, in order and apart from each other.
+    masks: VecDeque<Mask>,
+    tails: Vec<Tail>,
 }
 
 impl std::fmt::Debug for Redactor {
@@ -38,44 +50,186 @@ impl std::fmt::Debug for Redactor {
 impl Redactor {
     /// A redactor for named values.
     #[must_use]
-    pub fn new<'a>(secrets: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+    pub fn new(secrets: &[(String, SecretString)]) -> Self {
         let mut automaton = Automaton::default();
         for (name, value) in secrets {
-            automaton.add_secret(name, value);
+            automaton.add_secret(name, value.expose());
         }
         automaton.link();
-        Self { automaton: Arc::new(automaton) }
-    }
-
-    /// Whether there is nothing to mask.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.automaton.forms.is_empty()
-    }
-
-    /// Masks a whole text.
-    #[must_use]
-    pub fn redact(&self, text: &str) -> String {
-        let mut stream = self.stream();
-        let mut masked = stream.push(text.as_bytes());
-        masked.extend(stream.finish());
-        // Forms are text and begin and end between characters, so that what remains is text too.
-        String::from_utf8(masked).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-    }
-
-    /// Begins masking a text that comes in pieces.
-    #[must_use]
-    pub fn stream(&self) -> RedactedStream {
-        RedactedStream {
-            automaton: Arc::clone(&self.automaton),
+        Self {
+            automaton: Arc::new(automaton),
             state: ROOT,
             seen: 0,
-            written: 0,
+            settled: 0,
             held: VecDeque::new(),
             masks: VecDeque::new(),
             tails: Vec::new(),
         }
     }
+
+    /// Masks a whole text.
+    #[must_use]
+    pub fn redact(&self, text: &str) -> String {
+        let mut fresh = self.clone();
+        fresh.restart();
+        let mut masked = fresh.push(text);
+        masked.push_str(&fresh.finish());
+        masked
+    }
+
+    /// Takes the next piece of a text and gives what is certain by now.
+    #[must_use]
+    pub fn push(&mut self, piece: &str) -> String {
+        if self.automaton.forms.is_empty() {
+            return piece.to_owned();
+        }
+        let automaton = Arc::clone(&self.automaton);
+        let mut output = Vec::with_capacity(piece.len());
+        for &byte in piece.as_bytes() {
+            self.held.push_back(byte);
+            self.seen += 1;
+            self.follow_tails(&automaton, byte);
+            self.state = automaton.step(self.state, byte);
+            let node = &automaton.nodes[self.state as usize];
+            if node.output != ROOT {
+                self.found(&automaton, node.output);
+            }
+            self.settle(self.seen - u64::from(node.depth), &mut output);
+        }
+        text(output)
+    }
+
+    /// Ends the text and gives the rest of it. The next piece begins a new text.
+    #[must_use]
+    pub fn finish(&mut self) -> String {
+        let mut output = Vec::with_capacity(self.held.len());
+        self.settle(self.seen, &mut output);
+        self.restart();
+        text(output)
+    }
+
+    fn restart(&mut self) {
+        self.state = ROOT;
+        (self.seen, self.settled) = (0, 0);
+        self.held.clear();
+        self.masks.clear();
+        self.tails.clear();
+    }
+
+    /// Extends the masks of long forms while the text goes on like them.
+    fn follow_tails(&mut self, automaton: &Automaton, byte: u8) {
+        if self.tails.is_empty() {
+            return;
+        }
+        let mut tails = std::mem::take(&mut self.tails);
+        tails.retain_mut(|tail| {
+            let form = &automaton.forms[tail.form as usize];
+            if form.tail.get(tail.matched) != Some(&byte) {
+                return false;
+            }
+            tail.matched += 1;
+            let length = form.head + tail.matched;
+            self.mask(length, form.secret);
+            tail.matched < form.tail.len()
+        });
+        self.tails = tails;
+    }
+
+    /// A form ends at the last byte. The longest is enough for the mask; shorter ones matter where they have a tail.
+    fn found(&mut self, automaton: &Automaton, output: u32) {
+        let mut state = output;
+        let mut is_longest = true;
+        while state != ROOT {
+            let node = &automaton.nodes[state as usize];
+            if let Some(index) = node.form {
+                let form = &automaton.forms[index as usize];
+                if is_longest {
+                    self.mask(form.head, form.secret);
+                    is_longest = false;
+                }
+                let is_followed = self.tails.iter().any(|tail| tail.form == index);
+                if !form.tail.is_empty() && !is_followed {
+                    self.tails.push(Tail { form: index, matched: 0 });
+                }
+            }
+            if !automaton.has_tails {
+                return;
+            }
+            state = automaton.nodes[node.fallback as usize].output;
+        }
+    }
+
+    /// Masks the last `length` bytes.
+    fn mask(&mut self, length: usize, secret: usize) {
+        let end = self.seen;
+        let mut mask = Mask { start: end - length as u64, end, longest: length, secret, is_written: false };
+        while let Some(last) = self.masks.back().copied() {
+            if last.end <= mask.start {
+                break;
+            }
+            self.masks.pop_back();
+            let decides = if last.longest >= mask.longest || last.is_written { last } else { mask };
+            mask = Mask {
+                start: last.start.min(mask.start),
+                end,
+                longest: decides.longest,
+                secret: decides.secret,
+                is_written: last.is_written,
+            };
+        }
+        self.masks.push_back(mask);
+    }
+
+    /// Writes what lies before `certain`: no occurrence that is still to come begins there.
+    fn settle(&mut self, certain: u64, output: &mut Vec<u8>) {
+        while self.settled < certain {
+            let Some(mask) = self.masks.front_mut() else {
+                self.write_until(certain, output);
+                return;
+            };
+            if self.settled < mask.start {
+                let until = mask.start.min(certain);
+                self.write_until(until, output);
+                continue;
+            }
+            if !mask.is_written {
+                mask.is_written = true;
+                output.extend_from_slice(b"***");
+                output.extend_from_slice(self.automaton.names[mask.secret].as_bytes());
+                output.extend_from_slice(b"***");
+            }
+            let end = mask.end.min(certain);
+            self.drop_until(end);
+            // A mask that ends where the text does so far may still grow by a tail.
+            if self.masks.front().is_some_and(|mask| mask.end <= certain && mask.end < self.seen) {
+                self.masks.pop_front();
+            } else if end < certain {
+                return;
+            }
+        }
+    }
+
+    fn write_until(&mut self, position: u64, output: &mut Vec<u8>) {
+        let count = self.count_until(position);
+        output.extend(self.held.drain(..count));
+        self.settled = position;
+    }
+
+    fn drop_until(&mut self, position: u64) {
+        let count = self.count_until(position);
+        self.held.drain(..count);
+        self.settled = self.settled.max(position);
+    }
+
+    fn count_until(&self, position: u64) -> usize {
+        usize::try_from(position.saturating_sub(self.settled)).unwrap_or(usize::MAX).min(self.held.len())
+    }
+}
+
+/// Pieces begin and end between characters, and so do forms. Only a tail that parts from the text inside a character
+/// leaves the rest of that character behind.
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// A form of a secret.
@@ -127,19 +281,19 @@ impl Automaton {
         }
     }
 
-    fn add_form(&mut self, secret: usize, form: &[u8]) {
+    fn add_form(&mut self, secret: usize, form: &str) {
         if self.nodes.is_empty() {
             self.nodes.push(Node { byte: 0, depth: 0, child: 0, sibling: 0, fallback: 0, form: None, output: 0 });
         }
-        let head = form.len().min(HEAD);
+        let head = form.floor_char_boundary(HEAD);
         let mut state = ROOT;
-        for &byte in &form[..head] {
+        for byte in form[..head].bytes() {
             state = match self.child(state, byte) {
                 Some(child) => child,
                 None => self.add_child(state, byte),
             };
         }
-        let tail = form[head..].to_vec();
+        let tail = form.as_bytes()[head..].to_vec();
         let node = &mut self.nodes[state as usize];
         match node.form {
             None => node.form = Some(self.forms.len() as u32),
@@ -242,179 +396,36 @@ struct Tail {
     matched: usize,
 }
 
-/// A text that comes in pieces and is masked on the way.
-pub struct RedactedStream {
-    automaton: Arc<Automaton>,
-    state: u32,
-    /// Bytes taken in.
-    seen: u64,
-    /// Bytes of the text that are settled, written or masked.
-    written: u64,
-    /// The bytes from `written` to `seen`.
-    held: VecDeque<u8>,
-    /// Not yet settled masks, in order and apart from each other.
-    masks: VecDeque<Mask>,
-    tails: Vec<Tail>,
-}
-
-impl RedactedStream {
-    /// Takes the next piece and gives what is certain by now.
-    pub fn push(&mut self, piece: &[u8]) -> Vec<u8> {
-        let mut output = Vec::with_capacity(piece.len());
-        if self.automaton.forms.is_empty() {
-            output.extend_from_slice(piece);
-            return output;
-        }
-        let automaton = Arc::clone(&self.automaton);
-        for &byte in piece {
-            self.held.push_back(byte);
-            self.seen += 1;
-            self.follow_tails(&automaton, byte);
-            self.state = automaton.step(self.state, byte);
-            let node = &automaton.nodes[self.state as usize];
-            if node.output != 0 {
-                self.found(&automaton, node.output);
-            }
-            self.settle(self.seen - u64::from(node.depth), &mut output);
-        }
-        output
-    }
-
-    /// Ends the text and gives the rest of it.
-    pub fn finish(mut self) -> Vec<u8> {
-        let mut output = Vec::with_capacity(self.held.len());
-        self.settle(self.seen, &mut output);
-        output
-    }
-
-    /// Extends the masks of long forms while the text goes on like them.
-    fn follow_tails(&mut self, automaton: &Automaton, byte: u8) {
-        if self.tails.is_empty() {
-            return;
-        }
-        let mut tails = std::mem::take(&mut self.tails);
-        tails.retain_mut(|tail| {
-            let form = &automaton.forms[tail.form as usize];
-            if form.tail.get(tail.matched) != Some(&byte) {
-                return false;
-            }
-            tail.matched += 1;
-            let length = form.head + tail.matched;
-            self.mask(length, form.secret);
-            tail.matched < form.tail.len()
-        });
-        self.tails = tails;
-    }
-
-    /// A form ends at the last byte. The longest is enough for the mask; shorter ones matter where they have a tail.
-    fn found(&mut self, automaton: &Automaton, output: u32) {
-        let mut state = output;
-        let mut is_longest = true;
-        while state != ROOT {
-            let node = &automaton.nodes[state as usize];
-            if let Some(index) = node.form {
-                let form = &automaton.forms[index as usize];
-                if is_longest {
-                    self.mask(form.head, form.secret);
-                    is_longest = false;
-                }
-                let is_followed = self.tails.iter().any(|tail| tail.form == index);
-                if !form.tail.is_empty() && !is_followed {
-                    self.tails.push(Tail { form: index, matched: 0 });
-                }
-            }
-            if !automaton.has_tails {
-                return;
-            }
-            state = automaton.nodes[node.fallback as usize].output;
-        }
-    }
-
-    /// Masks the last `length` bytes.
-    fn mask(&mut self, length: usize, secret: usize) {
-        let end = self.seen;
-        let mut mask = Mask { start: end - length as u64, end, longest: length, secret, is_written: false };
-        while let Some(last) = self.masks.back().copied() {
-            if last.end <= mask.start {
-                break;
-            }
-            self.masks.pop_back();
-            let decides = if last.longest >= mask.longest || last.is_written { last } else { mask };
-            mask = Mask {
-                start: last.start.min(mask.start),
-                end,
-                longest: decides.longest,
-                secret: decides.secret,
-                is_written: last.is_written,
-            };
-        }
-        self.masks.push_back(mask);
-    }
-
-    /// Writes what lies before `certain`: no occurrence that is still to come begins there.
-    fn settle(&mut self, certain: u64, output: &mut Vec<u8>) {
-        while self.written < certain || self.masks.front().is_some_and(|mask| mask.start < certain) {
-            match self.masks.front_mut() {
-                Some(mask) if mask.start <= self.written => {
-                    if !mask.is_written {
-                        if mask.start >= certain {
-                            break;
-                        }
-                        mask.is_written = true;
-                        output.extend_from_slice(b"***");
-                        output.extend_from_slice(self.automaton.names[mask.secret].as_bytes());
-                        output.extend_from_slice(b"***");
-                    }
-                    let covered = mask.end.saturating_sub(self.written);
-                    self.held.drain(..usize::try_from(covered).unwrap_or(usize::MAX).min(self.held.len()));
-                    self.written = self.written.max(mask.end);
-                    if mask.end > certain || mask.end == self.seen {
-                        // It may still grow.
-                        break;
-                    }
-                    self.masks.pop_front();
-                }
-                front => {
-                    let until = front.map_or(certain, |mask| mask.start.min(certain));
-                    let plain = usize::try_from(until - self.written).unwrap_or(usize::MAX).min(self.held.len());
-                    output.extend(self.held.drain(..plain));
-                    self.written = until;
-                }
-            }
-        }
-    }
-}
-
 /// The forms in which a value may show up.
-fn forms_of(value: &str) -> BTreeSet<Vec<u8>> {
-    let mut forms = BTreeSet::from([value.as_bytes().to_vec()]);
+fn forms_of(value: &str) -> BTreeSet<String> {
+    let mut forms = BTreeSet::from([value.to_owned()]);
     for alignment in 0..3 {
         forms.insert(base64_inside(&general_purpose::STANDARD_NO_PAD, value, alignment));
         forms.insert(base64_inside(&general_purpose::URL_SAFE_NO_PAD, value, alignment));
     }
     let (upper, lower) = (percent_encoded(value, false), percent_encoded(value, true));
     // Forms, as opposed to paths, write a space as a plus sign.
-    forms.insert(upper.replace("%20", "+").into_bytes());
-    forms.insert(upper.into_bytes());
-    forms.insert(lower.replace("%20", "+").into_bytes());
-    forms.insert(lower.into_bytes());
+    forms.insert(upper.replace("%20", "+"));
+    forms.insert(upper);
+    forms.insert(lower.replace("%20", "+"));
+    forms.insert(lower);
     let escaped = json_escaped(value);
     // Many writers escape everything beyond ASCII, and some the slash.
-    forms.insert(ascii_only(&escaped).into_bytes());
-    forms.insert(escaped.replace('/', "\\/").into_bytes());
-    forms.insert(escaped.into_bytes());
+    forms.insert(ascii_only(&escaped));
+    forms.insert(escaped.replace('/', "\\/"));
+    forms.insert(escaped);
     forms.retain(|form| form.len() >= SHORTEST);
     forms
 }
 
 /// The characters of a base64 text that the value alone decides when `alignment` bytes precede it.
-fn base64_inside(engine: &general_purpose::GeneralPurpose, value: &str, alignment: usize) -> Vec<u8> {
+fn base64_inside(engine: &general_purpose::GeneralPurpose, value: &str, alignment: usize) -> String {
     let bytes = [vec![0; alignment], value.as_bytes().to_vec()].concat();
-    let encoded = engine.encode(&bytes).into_bytes();
+    let encoded = engine.encode(&bytes);
     // Of n bytes, the characters that hold nothing but their bits.
     let decided = bytes.len() * 8 / 6;
     let foreign = (alignment * 8).div_ceil(6);
-    encoded.get(foreign..decided).unwrap_or_default().to_vec()
+    encoded.get(foreign..decided).unwrap_or_default().to_owned()
 }
 
 fn percent_encoded(value: &str, is_lower_case: bool) -> String {
