@@ -20,6 +20,7 @@ use super::{
 /// before any thread is started. Standard input must be the socket that [`super::ProcessDriver::start`] makes.
 #[must_use]
 pub fn launcher_main() -> ExitCode {
+    close_inherited();
     let stdin = io::stdin();
     let server = match stdin.as_fd().try_clone_to_owned() {
         Ok(server) => server,
@@ -35,6 +36,17 @@ pub fn launcher_main() -> ExitCode {
             complain(&format!("the sandbox launcher ends: {error}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whoever started the server may have left descriptors open in it that survive `exec`. They would go on into every
+/// init and every program.
+fn close_inherited() {
+    // SAFETY: nothing in this process has opened a descriptor above the standard three yet.
+    #[expect(unsafe_code, reason = "no safe wrapper exists for close_range")]
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    if result != 0 {
+        complain(&format!("inherited descriptors stay open: {}", io::Error::last_os_error()));
     }
 }
 

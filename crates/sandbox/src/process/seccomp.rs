@@ -157,6 +157,8 @@ fn denied() -> Result<Rules, seccompiler::BackendError> {
         ioctl.push(SeccompRule::new(vec![condition(1, Eq, request & 0xffff_ffff)?])?);
     }
     rules.insert(libc::SYS_ioctl, ioctl);
+    // The init has the programs' user id, so the kernel would let them take its open files and processes away.
+    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![condition(0, Eq, 1)?])?]);
     let unusual = PERSONALITIES.iter().map(|value| condition(0, Ne, *value)).collect::<Result<Vec<_>, _>>()?;
     rules.insert(libc::SYS_personality, vec![SeccompRule::new(unusual)?]);
     Ok(rules)

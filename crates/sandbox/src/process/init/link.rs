@@ -14,7 +14,7 @@ use crate::{network, process::wire::Link};
 
 /// Ranges that the kernel itself refuses at once, so that `connect` fails instead of waiting. The server's stack
 /// judges every connection again and knows more ranges; these are the ones a program is likely to try.
-const REFUSED: [(Ipv4Addr, u8); 8] = [
+const REFUSED: [(Ipv4Addr, u8); 7] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -22,7 +22,6 @@ const REFUSED: [(Ipv4Addr, u8); 8] = [
     (Ipv4Addr::new(172, 16, 0, 0), 12),
     (Ipv4Addr::new(192, 168, 0, 0), 16),
     (Ipv4Addr::new(224, 0, 0, 0), 4),
-    (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
 /// Makes the interface with its addresses and default routes, and raises loopback. `/dev/net/tun` may be open to root only, so
