@@ -70,10 +70,10 @@ pub(crate) async fn host_files_are_out_of_reach(host: Host) {
     arguments.extend(paths);
     // A masked file reads as empty, which is refused as well.
     attacker.run(&arguments).await.assert_all_refused(&paths);
-    attacker.run(&["read", "/opt/shown", "/workspace/layer-file"]).await.assert_results(&[
-        ("/opt/shown", "ok"),
-        ("/workspace/layer-file", "ok"),
-    ]);
+    attacker
+        .run(&["read", "/opt/shown", "/workspace/layer-file"])
+        .await
+        .assert_results(&[("/opt/shown", "ok"), ("/workspace/layer-file", "ok")]);
 
     let homes = attacker.run(&["list", "/home"]).await;
     assert_eq!(homes.stdout, "agent\n", "only the sandbox's own home");
@@ -124,8 +124,23 @@ pub(crate) async fn nothing_of_the_host_can_be_written(host: Host) {
     arguments.extend(files);
     attacker.run(&arguments).await.assert_all_refused(&files);
 
-    let directories =
-        ["/", "/usr", "/usr/bin", "/usr/local/bin", "/bin", "/lib", "/etc", "/opt", "/root", "/var", "/proc", "/sys", "/sys/fs/cgroup", "/dev", "/home"];
+    let directories = [
+        "/",
+        "/usr",
+        "/usr/bin",
+        "/usr/local/bin",
+        "/bin",
+        "/lib",
+        "/etc",
+        "/opt",
+        "/root",
+        "/var",
+        "/proc",
+        "/sys",
+        "/sys/fs/cgroup",
+        "/dev",
+        "/home",
+    ];
     let mut arguments = vec!["create"];
     arguments.extend(directories);
     attacker.run(&arguments).await.assert_all_refused(&directories);

@@ -4,6 +4,7 @@ use std::{
     ffi::CString,
     fs, io,
     os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::Path,
     process::Command as HostCommand,
     sync::Arc,
 };
@@ -22,18 +23,16 @@ use super::{
     system_calls,
 };
 
-/// Set in a test process that was started again as an ordinary user.
-const AS_USER: &str = "BACKLOT_ESCAPE_AS_USER";
+/// Tells a test process that was started again as an ordinary user where its launcher is.
+const LAUNCHER: &str = "BACKLOT_ESCAPE_LAUNCHER";
 /// A user that no host has.
 const USER: u32 = 61_873;
 
 /// Runs one attack as the user the tests run as; only as root is this the root mode.
 fn as_root<F: Future<Output = ()>>(attack: impl FnOnce(Host) -> F) {
+    // Otherwise the other mode tests this user.
     if Uid::effective().is_root() {
         run(attack, true);
-    } else {
-        // Nothing to try: the other mode tests this user.
-        assert!(std::env::var_os(AS_USER).is_none(), "the test was started in the wrong mode");
     }
 }
 
@@ -42,18 +41,36 @@ fn rootless<F: Future<Output = ()>>(name: &str, attack: impl FnOnce(Host) -> F) 
     if !Uid::effective().is_root() {
         return run(attack, false);
     }
-    scene::probe();
+    // The build directory may be closed to that user.
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = |from: &Path, name: &str| {
+        let to = place.path().join(name);
+        // A hard link where that is possible: the files are large.
+        fs::hard_link(from, &to).or_else(|_| fs::copy(from, &to).map(drop)).unwrap();
+        to
+    };
+    let tests = copy(&std::env::current_exe().unwrap(), "tests");
+    let launcher = copy(env!("CARGO_BIN_EXE_backlot-sandbox-launcher").as_ref(), "launcher");
+    let probe = copy(&scene::probe(), "probe");
     // A host may let root only open the device, which says nothing about the driver: the process sees another one.
-    let device = tempfile::tempdir().unwrap();
-    fs::set_permissions(device.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let device = CString::new(device.path().join("tun").into_os_string().into_encoded_bytes()).unwrap();
-    let mut command = HostCommand::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("escape::modes::{name}::rootless"), "--nocapture"]).env(AS_USER, "1");
+    let device = CString::new(place.path().join("tun").into_os_string().into_encoded_bytes()).unwrap();
+    let mut command = HostCommand::new(tests);
+    command
+        .args(["--exact", &format!("escape::modes::{name}::rootless"), "--nocapture"])
+        .current_dir("/")
+        .env(LAUNCHER, launcher)
+        .env(scene::PROBE, probe);
     let become_user = move || -> io::Result<()> {
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
         mknod(device.as_c_str(), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(10, 200))?;
-        nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, device.as_c_str(), Mode::from_bits_truncate(0o666), nix::sys::stat::FchmodatFlags::FollowSymlink)?;
+        nix::sys::stat::fchmodat(
+            nix::fcntl::AT_FDCWD,
+            device.as_c_str(),
+            Mode::from_bits_truncate(0o666),
+            nix::sys::stat::FchmodatFlags::FollowSymlink,
+        )?;
         mount(Some(device.as_c_str()), "/dev/net/tun", None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         setgroups(&[])?;
         setgid(Gid::from_raw(USER))?;
@@ -75,8 +92,9 @@ fn run<F: Future<Output = ()>>(attack: impl FnOnce(Host) -> F, root: bool) {
     fs::set_permissions(state.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let launcher = env!("CARGO_BIN_EXE_backlot-sandbox-launcher").into();
-        let driver = ProcessDriver::start(Options::new(launcher, Vec::new(), state.path().to_owned())).unwrap();
+        let launcher =
+            std::env::var(LAUNCHER).unwrap_or_else(|_| env!("CARGO_BIN_EXE_backlot-sandbox-launcher").into());
+        let driver = ProcessDriver::start(Options::new(launcher.into(), Vec::new(), state.path().to_owned())).unwrap();
         attack(Host { driver: Arc::new(driver), whole_sandbox_limits: root }).await;
     });
 }

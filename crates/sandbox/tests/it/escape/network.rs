@@ -27,7 +27,8 @@ impl Trap {
     fn set() -> Self {
         use std::io::Write;
         // `::` takes IPv4 too; where there is no IPv6, only IPv4.
-        let listener = std::net::TcpListener::bind("[::]:0").or_else(|_| std::net::TcpListener::bind("0.0.0.0:0")).unwrap();
+        let listener =
+            std::net::TcpListener::bind("[::]:0").or_else(|_| std::net::TcpListener::bind("0.0.0.0:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
         let visits = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&visits);
@@ -88,8 +89,17 @@ pub(crate) async fn the_host_and_private_networks_are_out_of_reach(host: Host) {
     .map(|address| (address.to_owned(), trap.port))
     .to_vec();
     targets.extend(own_addresses().into_iter().map(|address| (address.to_string(), trap.port)));
-    targets.extend(own_addresses().into_iter().filter(IpAddr::is_ipv4).map(|address| (format!("::ffff:{address}"), trap.port)));
-    for metadata in ["169.254.169.254", "169.254.170.2", "100.100.100.200", "168.63.129.16", "fd00:ec2::254", "::ffff:169.254.169.254"] {
+    targets.extend(
+        own_addresses().into_iter().filter(IpAddr::is_ipv4).map(|address| (format!("::ffff:{address}"), trap.port)),
+    );
+    for metadata in [
+        "169.254.169.254",
+        "169.254.170.2",
+        "100.100.100.200",
+        "168.63.129.16",
+        "fd00:ec2::254",
+        "::ffff:169.254.169.254",
+    ] {
         targets.push((metadata.to_owned(), 80));
     }
     targets.push(("1.1.1.1".to_owned(), 25));
@@ -112,9 +122,18 @@ pub(crate) async fn datagrams_do_not_reach_the_host(host: Host) {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let port = socket.local_addr().unwrap().port();
-    let mut targets: Vec<String> = ["127.0.0.1", "169.254.1.1", "169.254.169.254", "10.0.2.2", "192.168.0.1", "172.17.0.1", "255.255.255.255", "224.0.0.251"]
-        .map(|address| format!("{address}/{port}"))
-        .to_vec();
+    let mut targets: Vec<String> = [
+        "127.0.0.1",
+        "169.254.1.1",
+        "169.254.169.254",
+        "10.0.2.2",
+        "192.168.0.1",
+        "172.17.0.1",
+        "255.255.255.255",
+        "224.0.0.251",
+    ]
+    .map(|address| format!("{address}/{port}"))
+    .to_vec();
     targets.extend(own_addresses().into_iter().filter(IpAddr::is_ipv4).map(|address| format!("{}/{port}", address)));
     let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
     let mut arguments = vec!["datagrams"];
@@ -134,8 +153,15 @@ pub(crate) async fn unix_sockets_of_the_host_are_out_of_reach(host: Host) {
     let _abstract = UnixListener::bind_addr(&UnixAddress::from_abstract_name(&name).unwrap()).unwrap();
     let path = scene.server_data().join("socket");
     let _named = UnixListener::bind(&path).unwrap();
-    std::os::unix::net::UnixStream::connect_addr(&UnixAddress::from_abstract_name(&name).unwrap()).expect("control: it listens");
-    let sockets = [&format!("@{name}"), path.to_str().unwrap(), "/run/systemd/private", "/run/dbus/system_bus_socket", "/var/run/docker.sock"];
+    std::os::unix::net::UnixStream::connect_addr(&UnixAddress::from_abstract_name(&name).unwrap())
+        .expect("control: it listens");
+    let sockets = [
+        &format!("@{name}"),
+        path.to_str().unwrap(),
+        "/run/systemd/private",
+        "/run/dbus/system_bus_socket",
+        "/var/run/docker.sock",
+    ];
     let mut arguments = vec!["unix"];
     arguments.extend(sockets);
     attacker.run(&arguments).await.assert_all_refused(&sockets);

@@ -52,7 +52,11 @@ pub(crate) async fn signals_reach_nobody_else(host: Host) {
     let scene = Scene::open(host).await;
     let attacker = scene.attacker(Limits::default()).await;
     let outcome = attacker.run(&["signals", &std::process::id().to_string()]).await;
-    outcome.assert_results(&[("signal to a host process", "ESRCH"), ("signal to its group", "ESRCH"), ("signal to pid 1, allowed at all", "ok|EPERM")]);
+    outcome.assert_results(&[
+        ("signal to a host process", "ESRCH"),
+        ("signal to its group", "ESRCH"),
+        ("signal to pid 1, allowed at all", "ok|EPERM"),
+    ]);
     assert!(outcome.stdout.contains("still here\nand after everybody was killed\n"), "{outcome:?}");
     attacker.assert_usable().await;
     attacker.sandbox.destroy().await;

@@ -14,7 +14,9 @@ use std::{
     time::Duration,
 };
 
-use backlot_sandbox::{Cause, Command, Driver, Execution, Exit, Limits, Network, Output, ReadOnly, Sandbox, Spec};
+use backlot_sandbox::{
+    Cause, Command, Driver, Execution, Exit, Limits, Network, Output, ReadOnly, Sandbox, Spec, process::remove_scratch,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -75,7 +77,8 @@ impl Scene {
         fs::write(layer.join(LAYER_FILE.0), LAYER_FILE.1).unwrap();
 
         let (gateway, _server) = echo_server().await;
-        let neighbour = host.driver.create(spec("neighbour", directory.path(), Limits::default(), gateway)).await.unwrap();
+        let neighbour =
+            host.driver.create(spec("neighbour", directory.path(), Limits::default(), gateway)).await.unwrap();
         let mut command = command(&["neighbour"]);
         command.env.push(("SECRET".into(), NEIGHBOURS_SECRET.into()));
         command.timeout = Duration::from_secs(600);
@@ -127,6 +130,13 @@ impl Scene {
         self.neighbour.destroy().await;
         let (stderr, exit) = self.neighbours_end.await.unwrap();
         assert_eq!(exit.cause, Cause::Killed, "the neighbour ended by itself: {exit:?} {stderr}");
+        for entry in fs::read_dir(self.directory.path()).unwrap() {
+            let path = entry.unwrap().path();
+            // What the temporary directory's own end may not be able to remove.
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("scratch-")) {
+                remove_scratch(&path).unwrap();
+            }
+        }
     }
 
     /// Waits for more rounds of the neighbour's work.
@@ -211,7 +221,8 @@ impl Outcome {
             .iter()
             .filter_map(|(attempt, expected)| {
                 let result = results.get(attempt).copied().unwrap_or("not tried");
-                (!expected.split('|').any(|one| one == result)).then(|| format!("{attempt}: {result}, expected {expected}"))
+                (!expected.split('|').any(|one| one == result))
+                    .then(|| format!("{attempt}: {result}, expected {expected}"))
             })
             .collect();
         assert!(wrong.is_empty(), "{}\nstderr: {}", wrong.join("\n"), self.stderr);
@@ -302,8 +313,14 @@ pub(crate) async fn echo_server() -> (SocketAddr, JoinHandle<()>) {
     (address, server)
 }
 
+/// Tells where the compiled attacker is.
+pub(crate) const PROBE: &str = "BACKLOT_ESCAPE_PROBE";
+
 /// The compiled attacker; compiled anew when its source changed.
 pub(crate) fn probe() -> PathBuf {
+    if let Some(program) = std::env::var_os(PROBE) {
+        return program.into();
+    }
     const SOURCE: &str = include_str!("../probes/probe.c");
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let mut hasher = std::hash::DefaultHasher::new();

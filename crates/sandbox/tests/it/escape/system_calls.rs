@@ -43,7 +43,9 @@ pub(crate) async fn the_kernels_interfaces_are_refused(host: Host) {
     assert!(results.len() > 90, "the probe stopped early: {outcome:?}");
     let expected: Vec<(&str, &str)> = results
         .keys()
-        .map(|attempt| (*attempt, OTHERWISE.iter().find(|(name, _)| name == attempt).map_or("EPERM", |(_, result)| result)))
+        .map(|attempt| {
+            (*attempt, OTHERWISE.iter().find(|(name, _)| name == attempt).map_or("EPERM", |(_, result)| result))
+        })
         .collect();
     outcome.assert_results(&expected);
     for (attempt, _) in OTHERWISE {

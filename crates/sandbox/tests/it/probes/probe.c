@@ -523,6 +523,7 @@ static int hidden_memory(const char *how) {
 
 /* One big file. */
 static int fill(const char *path) {
+    signal(SIGXFSZ, SIG_IGN);
     static char block[1 << 20];
     memset(block, 7, sizeof block);
     int fd = open(path, O_CREAT | O_WRONLY, 0600);
@@ -530,7 +531,7 @@ static int fill(const char *path) {
     while (fd >= 0 && megabytes < 100000 && write(fd, block, sizeof block) == (ssize_t)sizeof block) megabytes++;
     printf("megabytes: %ld %s\n", megabytes, strerrorname_np(errno));
     fflush(stdout);
-    nap(5000); /* time for a driver that looks now and then */
+    nap(1000);
     return 3;
 }
 
@@ -551,22 +552,24 @@ static int litter(const char *directory) {
     }
     printf("files: %ld %s\n", files, strerrorname_np(errno));
     fflush(stdout);
-    nap(5000); /* time for a driver that looks now and then */
+    nap(1000);
     return 3;
 }
 
-/* A file without a name still takes room. */
+/* Files without a name still take room. */
 static int nameless(const char *directory) {
     static char block[1 << 20];
     char path[4096];
-    snprintf(path, sizeof path, "%s/gone", directory);
-    int fd = open(path, O_CREAT | O_WRONLY, 0600);
-    unlink(path);
-    long megabytes = 0;
-    while (fd >= 0 && megabytes < 100000 && write(fd, block, sizeof block) == (ssize_t)sizeof block) megabytes++;
+    long megabytes = 0, written = sizeof block;
+    for (int i = 0; i < 200 && written == sizeof block; i++) {
+        snprintf(path, sizeof path, "%s/gone", directory);
+        int fd = open(path, O_CREAT | O_WRONLY, 0600);
+        unlink(path);
+        for (int j = 0; j < 16 && (written = write(fd, block, sizeof block)) == sizeof block; j++) megabytes++;
+    }
     printf("megabytes: %ld %s\n", megabytes, strerrorname_np(errno));
     fflush(stdout);
-    nap(5000); /* time for a driver that looks now and then */
+    nap(1000);
     return 3;
 }
 
