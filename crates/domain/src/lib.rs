@@ -15,6 +15,7 @@
 //! in its folder whose body is a list of named steps, its queries in `store.rs`, its tests in `tests/it/`.
 
 pub mod accounts;
+mod assemble;
 mod clock;
 pub mod code_agents;
 mod error;
@@ -22,7 +23,9 @@ mod ids;
 pub mod models;
 pub mod page;
 pub mod runs;
+mod text;
 
+pub use assemble::{DataFolder, Parts, assemble, start, stop};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use error::{Error, FieldError, Kind};
 pub use ids::{Ids, RandomIds};

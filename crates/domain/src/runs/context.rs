@@ -136,7 +136,14 @@ impl RunContext {
     /// # Errors
     /// The failure of `work`, recorded or new. `step_in_doubt` when the step has an effect, was started by an
     /// execution that died, and nobody knows whether it took place.
-    pub async fn step<F>(&self, key: &str, name: &str, effect: Effect, work: F) -> Result<Value, Failure>
+    pub async fn step<F>(
+        &self,
+        key: &str,
+        name: &str,
+        effect: Effect,
+        intent: Value,
+        work: F,
+    ) -> Result<Value, Failure>
     where
         F: Future<Output = Result<Value, Failure>> + Send,
     {
@@ -151,7 +158,7 @@ impl RunContext {
             }
             (Some(Recorded::InDoubt), Effect::Idempotent) => {}
             (None, _) => {
-                self.append(Body::StepStarted { key: key.to_owned(), name: name.to_owned(), effect }).await?;
+                self.append(Body::StepStarted { key: key.to_owned(), name: name.to_owned(), effect, intent }).await?;
             }
         }
         let result = work.await;
@@ -165,6 +172,24 @@ impl RunContext {
     /// When the run was claimed by another worker, or the database fails.
     pub async fn note(&self, name: &str, data: Value) -> Result<(), Failure> {
         self.append(Body::Note { name: name.to_owned(), data }).await.map(drop)
+    }
+
+    /// What this run has written to a channel so far, earlier executions included.
+    ///
+    /// # Errors
+    /// When the journal cannot be written or read.
+    pub async fn text_so_far(&self, channel: Channel) -> Result<String, Failure> {
+        self.flush().await?;
+        let mut connection = self.runs.db.read().await.map_err(Error::from)?;
+        let mut text = String::new();
+        for event in store::recorded(&mut connection, &self.run.id).await? {
+            if let Body::Text { channel: written, text: piece, .. } = event.body
+                && written == channel
+            {
+                text.push_str(&piece);
+            }
+        }
+        Ok(text)
     }
 
     /// Shows text to followers at once; it is stored soon after, in larger pieces.

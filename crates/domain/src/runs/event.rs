@@ -43,6 +43,9 @@ pub enum Body {
         name: String,
         /// Whether it may be repeated when its outcome is unknown.
         effect: super::Effect,
+        /// What it is about to do, as far as its domain wants it kept.
+        #[serde(default, skip_serializing_if = "Value::is_null")]
+        intent: Value,
     },
     /// A step has been executed.
     StepFinished {

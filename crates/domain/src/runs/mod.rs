@@ -292,3 +292,12 @@ pub struct Filter {
     /// Runs asked for before this moment.
     pub until: Option<Timestamp>,
 }
+
+/// Removes every run of a subject inside the caller's transaction, for when the subject itself is removed. Daily usage
+/// stays.
+///
+/// # Errors
+/// Database failures.
+pub async fn forget_subject(tx: &mut Tx, account_id: &str, subject: &str) -> Result<(), Error> {
+    store::delete_of_subject(tx, account_id, subject).await
+}
