@@ -108,7 +108,7 @@ fn control_groups(cgroups: Result<&Hierarchy, &str>) -> Check {
             false,
             format!(
                 "none usable ({reason}); memory is limited by measuring the processes 50 times a second and by RLIMIT_DATA, processes \
-                 by RLIMIT_NPROC, and processor time is not limited"
+                 by RLIMIT_NPROC, processor time is not limited, and memfd_create and shmget are refused"
             ),
             Some(String::from(
                 "let systemd delegate a group to the server: `Delegate=yes` in its unit, or `systemd-run --user --scope -p Delegate=yes backlot serve`",

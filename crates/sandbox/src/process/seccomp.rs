@@ -13,7 +13,10 @@ use seccompiler::{
 };
 
 /// Compiled once per launcher, installed in every init.
-pub(super) struct Filters(Vec<BpfProgram>);
+pub(super) struct Filters {
+    always: Vec<BpfProgram>,
+    without_group: BpfProgram,
+}
 
 /// Answered with EPERM, whatever the arguments.
 const DENIED: &[libc::c_long] = &[
@@ -94,6 +97,10 @@ const DENIED_HERE: &[libc::c_long] = &[];
 const ABSENT: &[libc::c_long] =
     &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
+/// Absent as well where no control group limits memory: they make memory that belongs to no process, which measuring
+/// the processes does not find. Libraries fall back to `/dev/shm`, whose size is limited.
+const ABSENT_WITHOUT_GROUP: &[libc::c_long] = &[libc::SYS_memfd_create, libc::SYS_memfd_secret, libc::SYS_shmget];
+
 /// Everything that makes a namespace, for the flags of `clone` (a new time namespace is not among them).
 const NEW_NAMESPACE: [libc::c_int; 7] = [
     libc::CLONE_NEWNS,
@@ -172,17 +179,20 @@ impl Filters {
             let action = SeccompAction::Errno(errno.cast_unsigned());
             SeccompFilter::new(rules, SeccompAction::Allow, action, arch)?.try_into()
         };
-        let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
-        let mut programs = vec![compile(denied()?, libc::EPERM)?, compile(absent, libc::ENOSYS)?];
+        let absent =
+            |calls: &[libc::c_long]| compile(calls.iter().map(|call| (*call, Vec::new())).collect(), libc::ENOSYS);
+        let mut always = vec![compile(denied()?, libc::EPERM)?, absent(ABSENT)?];
         if cfg!(target_arch = "x86_64") {
-            programs.push(without_x32());
+            always.push(without_x32());
         }
-        Ok(Self(programs))
+        Ok(Self { always, without_group: absent(ABSENT_WITHOUT_GROUP)? })
     }
 
-    /// Puts the filters on this thread and all that descends from it.
-    pub(super) fn install(&self) -> Result<(), seccompiler::Error> {
-        self.0.iter().try_for_each(|program| apply_filter(program))
+    /// Puts the filters on this thread and all that descends from it. `memory_grouped`: whether a control group limits
+    /// its memory.
+    pub(super) fn install(&self, memory_grouped: bool) -> Result<(), seccompiler::Error> {
+        self.always.iter().try_for_each(|program| apply_filter(program))?;
+        if memory_grouped { Ok(()) } else { apply_filter(&self.without_group) }
     }
 }
 

@@ -110,6 +110,6 @@ fn set_up(
     }
     tree::build(plan, sources)?;
     privileges::limit(plan.rlimits).map_err(Failure::at("setting resource limits"))?;
-    privileges::drop_all(identity, filters)?;
+    privileges::drop_all(identity, plan.rlimits.data_bytes.is_none(), filters)?;
     Ok(device)
 }

@@ -40,8 +40,9 @@ pub(super) fn limit(limits: Rlimits) -> io::Result<()> {
     Ok(())
 }
 
-/// Becomes the sandbox user with no capability left in any set, then closes the door.
-pub(super) fn drop_all(identity: Identity, filters: &Filters) -> Result<(), Failure> {
+/// Becomes the sandbox user with no capability left in any set, then closes the door. `memory_grouped`: whether a control
+/// group limits memory.
+pub(super) fn drop_all(identity: Identity, memory_grouped: bool, filters: &Filters) -> Result<(), Failure> {
     let errno = |step: &'static str| move |error: rustix::io::Errno| Failure::at(step)(error.into());
     let _none_set = rustix::thread::clear_ambient_capability_set();
     for number in 0..64_u32 {
@@ -66,5 +67,7 @@ pub(super) fn drop_all(identity: Identity, filters: &Filters) -> Result<(), Fail
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .map_err(errno("making the init untraceable"))?;
     rustix::thread::set_no_new_privs(true).map_err(errno("setting no_new_privs"))?;
-    filters.install().map_err(|error| Failure::lacking("installing the seccomp filter")(io::Error::other(error)))
+    filters
+        .install(memory_grouped)
+        .map_err(|error| Failure::lacking("installing the seccomp filter")(io::Error::other(error)))
 }
