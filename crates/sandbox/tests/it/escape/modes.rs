@@ -124,6 +124,6 @@ escapes! {
     system_calls: the_kernels_interfaces_are_refused, other_architectures_calls_are_fatal;
     processes: others_are_invisible, signals_reach_nobody_else, daemonised_children_end_with_the_program,
         a_deaf_program_is_killed, a_fork_bomb_ends, dropping_ends_everything;
-    greed: processes_are_counted, memory_is_counted, memory_is_counted_together, disk_is_counted, output_is_capped,
+    greed: processes_are_counted, memory_is_counted, memory_is_counted_together, hidden_memory_is_counted, disk_is_counted, output_is_capped,
         unread_output_holds_nobody_up, open_files_are_counted, busy_loops_end;
 }

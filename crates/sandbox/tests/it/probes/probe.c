@@ -30,6 +30,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -499,19 +500,31 @@ static int memory(int children) {
     return 0;
 }
 
-/* Memory that belongs to no process: anonymous files, and the shared memory file system. */
+/* Memory that belongs to no process: anonymous files, the shared memory file system, segments of System V, pipes. */
 static int hidden_memory(const char *how) {
     static char block[1 << 20];
     memset(block, 7, sizeof block);
-    int fd = strcmp(how, "memfd") == 0 ? memfd_create("hog", 0) : open("/dev/shm/hog", O_CREAT | O_RDWR, 0600);
-    if (fd < 0) {
-        report(how, -1);
-        return 3;
-    }
+    int fd = -1;
+    if (strcmp(how, "memfd") == 0) fd = memfd_create("hog", 0);
+    if (strcmp(how, "shm") == 0) fd = open("/dev/shm/hog", O_CREAT | O_RDWR, 0600);
     for (int megabytes = 1; megabytes < 16384; megabytes++) {
-        ssize_t written = write(fd, block, sizeof block);
-        if (written < (ssize_t)sizeof block) {
-            printf("refused: %s\n", written < 0 ? strerrorname_np(errno) : "short");
+        long given = 0;
+        if (strcmp(how, "sysv") == 0) {
+            /* Filled, then let go of: it stays until somebody removes it. */
+            int segment = shmget(IPC_PRIVATE, sizeof block, 0600);
+            char *room = segment < 0 ? (char *)-1 : shmat(segment, NULL, 0);
+            given = room == (char *)-1 ? -1 : 0;
+            if (given == 0) memcpy(room, block, sizeof block), shmdt(room);
+        } else if (strcmp(how, "pipes") == 0) {
+            int ends[2];
+            given = pipe2(ends, O_NONBLOCK);
+            if (given == 0) fcntl(ends[1], F_SETPIPE_SZ, sizeof block);
+            if (given == 0 && write(ends[1], block, sizeof block) < (ssize_t)sizeof block) errno = ENOBUFS, given = -1;
+        } else {
+            given = write(fd, block, sizeof block) == (ssize_t)sizeof block ? 0 : -1;
+        }
+        if (given < 0) {
+            printf("refused: %s\n", strerrorname_np(errno));
             return 3;
         }
         char line[64];
