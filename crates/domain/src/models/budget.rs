@@ -139,7 +139,7 @@ impl Ledger {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable(); // before looking, so that no change is missed
-            {
+            let refusal = {
                 let mut state = self.state();
                 match self.refusal(&state, amount) {
                     None => {
@@ -150,13 +150,11 @@ impl Ledger {
                         return Ok(Reservation { ledger: Arc::clone(self), amount: Some(amount) });
                     }
                     Some(refusal) if state.closed || state.reserved == Amount::default() => return Err(refusal),
-                    Some(refusal) => {
-                        drop(state);
-                        if timeout_at(deadline, changed).await.is_err() {
-                            return Err(refusal);
-                        }
-                    }
+                    Some(refusal) => refusal,
                 }
+            };
+            if timeout_at(deadline, changed).await.is_err() {
+                return Err(refusal);
             }
         }
     }
@@ -337,9 +335,10 @@ mod tests {
             tokio::spawn(async move {
                 // Each reserves 40 and takes 10: two run side by side, and ten fit in all.
                 let Ok(reservation) = ledger.reserve(1, Some(40)).await else { return false };
-                let state = ledger.state();
-                assert!(state.spent.cost + state.reserved.cost <= 100);
-                drop(state);
+                {
+                    let state = ledger.state();
+                    assert!(state.spent.cost + state.reserved.cost <= 100);
+                }
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 reservation.settle(Amount { cost: 10, tokens: 1 });
                 true

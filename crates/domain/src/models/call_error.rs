@@ -57,7 +57,9 @@ impl CallError {
         self
     }
 
-    pub(super) fn code(mut self, code: &'static str) -> Self {
+    /// The same failure with a word of ours for programs.
+    #[must_use]
+    pub fn code(mut self, code: &'static str) -> Self {
         self.code = Some(code);
         self
     }
