@@ -115,6 +115,9 @@ pub(crate) struct Invocation {
     pub(crate) output_tokens: u64,
     #[serde(default)]
     pub(crate) total_cost_usd: Value,
+    /// Model calls whose price is unknown, so that the cost is not all of it.
+    #[serde(default)]
+    pub(crate) unpriced_calls: u64,
     #[serde(default)]
     pub(crate) duration_ms: Option<u64>,
     pub(crate) status: String,
@@ -205,6 +208,8 @@ pub(crate) struct Usage {
     #[serde(default)]
     pub(crate) total_cost_usd: Value,
     #[serde(default)]
+    pub(crate) unpriced_calls: u64,
+    #[serde(default)]
     pub(crate) period_start: String,
     #[serde(default)]
     pub(crate) period_end: String,
@@ -222,6 +227,8 @@ pub(crate) struct DayUsage {
     pub(crate) output_tokens: u64,
     #[serde(default)]
     pub(crate) cost_usd: Value,
+    #[serde(default)]
+    pub(crate) unpriced_calls: u64,
 }
 
 /// One line of a run's or a build's log.
@@ -241,6 +248,8 @@ pub(crate) struct InvokeRequest<'a> {
     pub(crate) slug: &'a str,
     pub(crate) prompt: &'a str,
     pub(crate) session: Option<&'a str>,
+    /// Names this call, so that sending it again gives the first run and starts no second one.
+    pub(crate) idempotency_key: &'a str,
     /// Longest wait for the answer.
     pub(crate) timeout: Duration,
 }
@@ -435,14 +444,23 @@ impl Api {
     /// Runs the agent once and waits for its answer.
     pub(crate) async fn invoke(&self, request: &InvokeRequest<'_>) -> Result<Answer<Invocation>, Error> {
         let url = self.castari(&["agents", request.slug, "invoke"])?;
-        let call = self.authorized(self.http.post(url))?.json(&invoke_body(request)).timeout(request.timeout);
+        let call = self
+            .authorized(self.http.post(url))?
+            .header("Idempotency-Key", request.idempotency_key)
+            .json(&invoke_body(request))
+            .timeout(request.timeout);
         Answer::read(self.json(call).await?)
     }
 
     /// Runs the agent once and follows its events.
     pub(crate) async fn stream(&self, request: &InvokeRequest<'_>) -> Result<sse::Stream, Error> {
         let url = self.castari(&["agents", request.slug, "stream"])?;
-        self.open(self.authorized(self.http.post(url))?.json(&invoke_body(request))).await
+        self.open(
+            self.authorized(self.http.post(url))?
+                .header("Idempotency-Key", request.idempotency_key)
+                .json(&invoke_body(request)),
+        )
+        .await
     }
 
     /// Follows the events of a run after the one with id `after`.
@@ -672,12 +690,16 @@ impl Api {
     fn transport(&self, error: &reqwest::Error, limit: Option<Duration>) -> Error {
         let cause = match limit {
             Some(limit) if error.is_timeout() && !error.is_connect() => {
-                return Error::failed(format!("no answer from {} within {} s", self.server(), limit.as_secs()));
+                return Error::failed(format!(
+                    "no answer from {} within {} s",
+                    self.server(),
+                    limit.as_millis().div_ceil(1000)
+                ));
             }
             _ if error.is_timeout() => "timed out".to_owned(),
             _ => deepest_cause(error),
         };
-        Error::Unreachable { server: self.server().to_owned(), cause }
+        Error::Unreachable { server: self.server().to_owned(), cause, sent: !error.is_connect() }
     }
 }
 

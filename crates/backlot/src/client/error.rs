@@ -39,6 +39,8 @@ pub(crate) enum Error {
         server: String,
         /// The deepest cause, for example "Connection refused".
         cause: String,
+        /// True when a connection stood, so that the server may have got the request.
+        sent: bool,
     },
 
     /// A failure that the client found or was told of, with advice.

@@ -1,8 +1,8 @@
 //! Following a run over server-sent events, through broken connections.
 //!
-//! Once the `started` event named the invocation, a lost connection is taken up again with
-//! `GET /invocations/{id}/events` and `Last-Event-ID`; events that come twice are dropped by their number. When the server no longer
-//! has the events, the stored result ends the wait.
+//! Once the invocation is named, by the header `X-Invocation-Id` or the `started` event, a lost connection is taken up
+//! again with `GET /invocations/{id}/events` and `Last-Event-ID`; what a server sends twice then is dropped by its
+//! place. When the server no longer has the events, the stored result ends the wait.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::sse::{Event, Stream};
 /// The server says something every 15 s, so a longer silence is a dead connection.
 const SILENCE: Duration = Duration::from_secs(45);
 /// Attempts without any event between them, after which we give up: about half a minute.
-const ATTEMPTS: u32 = 10;
+pub(crate) const ATTEMPTS: u32 = 10;
 
 /// Reads a run's events to its end, giving each new one to `each`.
 ///
@@ -28,15 +28,22 @@ pub(crate) async fn to_end(
     deadline: Instant,
     mut each: impl FnMut(&Event) -> Result<(), Error>,
 ) -> Result<Answer<Invocation>, Error> {
+    let mut run: Option<String> = first.invocation();
     let mut stream = Some(first);
-    let mut run: Option<String> = None;
     let mut last: Option<String> = None;
+    // Where we took up again: what lies before has been seen.
+    let mut resumed: Option<String> = None;
     let mut attempts = 0;
     loop {
         let broken = match &mut stream {
             Some(open) => match next(open, deadline, run.as_deref()).await? {
+                Ok(event) if event.name == "error" => {
+                    // The server breaks off and can be asked again after the last event.
+                    let message = text_field(&event.data, "detail").or_else(|| text_field(&event.data, "message"));
+                    Error::failed(message.unwrap_or_else(|| "the server ended the stream".into()))
+                }
                 Ok(event) => {
-                    if is_repeated(last.as_deref(), event.id.as_deref()) {
+                    if is_before(event.id.as_deref(), resumed.as_deref()) {
                         continue;
                     }
                     attempts = 0;
@@ -51,10 +58,6 @@ pub(crate) async fn to_end(
                         let raw = serde_json::from_str(&event.data)
                             .map_err(|_| Error::failed("the server's last event is not JSON"))?;
                         return Answer::read(raw);
-                    }
-                    if event.name == "error" {
-                        let message = text_field(&event.data, "detail").or_else(|| text_field(&event.data, "message"));
-                        return Err(Error::failed(message.unwrap_or_else(|| "the server ended the stream".into())));
                     }
                     continue;
                 }
@@ -72,11 +75,11 @@ pub(crate) async fn to_end(
         if attempts > ATTEMPTS {
             return Err(goes_on(&format!("lost the connection to the run: {broken}"), Some(&id)));
         }
-        let pause = Duration::from_millis(100 << attempts.min(6)).min(Duration::from_secs(4));
-        if Instant::now() + pause >= deadline {
+        if Instant::now() + pause(attempts) >= deadline {
             return Err(goes_on("no answer within the time given", Some(&id)));
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pause(attempts)).await;
+        resumed.clone_from(&last);
         stream = match api.follow(&id, last.as_deref()).await {
             Ok(open) => Some(open),
             // The events are gone, or the server is of a kind that keeps none: the record is left.
@@ -114,10 +117,20 @@ pub(crate) fn goes_on(what: &str, run: Option<&str>) -> Error {
     }
 }
 
-/// True for an event that was already delivered before a reconnection. Only numeric ids can be compared.
-fn is_repeated(last: Option<&str>, id: Option<&str>) -> bool {
-    match (last.and_then(|l| l.parse::<u64>().ok()), id.and_then(|i| i.parse::<u64>().ok())) {
-        (Some(last), Some(id)) => id <= last,
+/// How long to wait before the n-th attempt, from 1: 0.2 s, doubling up to 4 s.
+pub(crate) fn pause(attempts: u32) -> Duration {
+    Duration::from_millis(100 << attempts.min(6)).min(Duration::from_secs(4))
+}
+
+/// True for an event at or before a place. Places are numbers, `12`, or `12.345` within the text after event 12;
+/// others cannot be compared.
+fn is_before(id: Option<&str>, place: Option<&str>) -> bool {
+    let read = |text: &str| -> Option<(u64, u64)> {
+        let (event, within) = text.split_once('.').unwrap_or((text, "0"));
+        Some((event.parse().ok()?, within.parse().ok()?))
+    };
+    match (id.and_then(read), place.and_then(read)) {
+        (Some(id), Some(place)) => id <= place,
         _ => false,
     }
 }
@@ -131,12 +144,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_events_are_known_by_their_number() {
-        assert!(is_repeated(Some("4"), Some("4")));
-        assert!(is_repeated(Some("10"), Some("9")));
-        assert!(!is_repeated(Some("9"), Some("10")));
-        assert!(!is_repeated(None, Some("1")));
-        assert!(!is_repeated(Some("a"), Some("a")));
-        assert!(!is_repeated(Some("3"), None));
+    fn places_are_compared_as_numbers() {
+        assert!(is_before(Some("4"), Some("4")));
+        assert!(is_before(Some("9"), Some("10")));
+        assert!(!is_before(Some("10"), Some("9")));
+        assert!(is_before(Some("9.200"), Some("9.1000")));
+        assert!(is_before(Some("9"), Some("9.1")));
+        assert!(!is_before(Some("10"), Some("9.1000")));
+        assert!(!is_before(Some("1"), None));
+        assert!(!is_before(Some("a"), Some("a")));
+        assert!(!is_before(None, Some("3")));
+    }
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        assert_eq!(pause(1), Duration::from_millis(200));
+        assert_eq!(pause(3), Duration::from_millis(800));
+        assert_eq!(pause(1000), Duration::from_secs(4));
     }
 }

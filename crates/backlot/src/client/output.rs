@@ -344,18 +344,20 @@ pub(crate) fn moment(text: &str) -> String {
     }
 }
 
-/// A cost in US dollars, from the API's decimal string or number; an unknown price is not shown as zero.
-pub(crate) fn dollars(cost: &Value) -> String {
+/// A cost in US dollars, from the API's decimal string or number. What is not known is said, and never shown as zero:
+/// `unpriced` counts the model calls whose price is unknown.
+pub(crate) fn dollars(cost: &Value, unpriced: u64) -> String {
     let amount = match cost {
         Value::String(text) => text.parse::<f64>().ok(),
         Value::Number(number) => number.as_f64(),
         _ => None,
     };
-    match amount {
-        None => "price unknown".into(),
-        Some(a) if a > 0.0 && a < 0.0001 => "<$0.0001".into(),
-        Some(a) => format!("${a:.4}"),
-    }
+    let known = match amount {
+        Some(a) if a > 0.0 && a < 0.0001 => "<$0.0001".to_owned(),
+        Some(a) if a > 0.0 || unpriced == 0 => format!("${a:.4}"),
+        _ => return "price unknown".into(),
+    };
+    if unpriced > 0 { format!("{known} + unknown") } else { known }
 }
 
 /// A whole number with thousands separated.
@@ -472,10 +474,12 @@ mod tests {
     #[test]
     fn figures_read_well() {
         use serde_json::json;
-        assert_eq!(dollars(&json!("0.006960")), "$0.0070");
-        assert_eq!(dollars(&json!(0)), "$0.0000");
-        assert_eq!(dollars(&json!("0.000010")), "<$0.0001");
-        assert_eq!(dollars(&Value::Null), "price unknown");
+        assert_eq!(dollars(&json!("0.006960"), 0), "$0.0070");
+        assert_eq!(dollars(&json!(0), 0), "$0.0000");
+        assert_eq!(dollars(&json!("0.000010"), 0), "<$0.0001");
+        assert_eq!(dollars(&Value::Null, 0), "price unknown");
+        assert_eq!(dollars(&json!("0.000000"), 2), "price unknown");
+        assert_eq!(dollars(&json!("0.500000"), 1), "$0.5000 + unknown");
         assert_eq!(thousands(0), "0");
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(1_234_567), "1,234,567");

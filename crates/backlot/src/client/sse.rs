@@ -118,6 +118,11 @@ impl Stream {
         Self { response, parser: Parser::default(), ready: std::collections::VecDeque::new() }
     }
 
+    /// The run that this stream is about, when the server names it in `X-Invocation-Id`.
+    pub(crate) fn invocation(&self) -> Option<String> {
+        self.response.headers().get("x-invocation-id").and_then(|v| v.to_str().ok()).map(str::to_owned)
+    }
+
     /// The next event, or None when the server ended the stream.
     ///
     /// # Errors
@@ -131,7 +136,9 @@ impl Stream {
             match self.response.chunk().await {
                 Ok(Some(chunk)) => self.ready.extend(self.parser.push(&chunk)?),
                 Ok(None) => return Ok(None),
-                Err(error) => return Err(Error::Unreachable { server, cause: super::api::deepest_cause(&error) }),
+                Err(error) => {
+                    return Err(Error::Unreachable { server, cause: super::api::deepest_cause(&error), sent: true });
+                }
             }
         }
     }

@@ -412,6 +412,27 @@ async fn a_wait_that_is_too_long_says_that_the_run_goes_on() {
     assert!(ended.err.contains("within 1 s") && ended.err.contains("the run goes on"), "{ended:?}");
 }
 
+#[tokio::test]
+async fn a_connection_that_breaks_is_asked_again_with_the_same_key() {
+    let calls = std::sync::atomic::AtomicU32::new(0);
+    let server = only(format!("POST {V1}/agents/helper/invoke"), move || {
+        match calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 | 1 => Answer::broken(),
+            _ => Answer::json(200, &invocation("completed", "ok", &Value::Null)),
+        }
+    })
+    .await;
+    let ada = Person::with_key(&server);
+    let ended = ada.run(&["invoke", "helper", "x"]).await;
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), "ok\n"), "{ended:?}");
+    let seen = server.seen();
+    let keys: Vec<&str> = seen.iter().map(|s| s.header("idempotency-key")).collect();
+    assert!(keys.len() == 3 && !keys[0].is_empty() && keys.iter().all(|k| *k == keys[0]), "{keys:?}");
+    ada.run(&["invoke", "helper", "x"]).await;
+    let seen = server.seen();
+    assert_ne!(seen[3].header("idempotency-key"), keys[0], "another call is another run");
+}
+
 fn started() -> String {
     format!(
         "id: 1\nevent: started\ndata: {}\n\n",
@@ -456,6 +477,30 @@ async fn a_broken_stream_is_taken_up_after_the_last_event() {
     let ids: Vec<&str> = events.iter().filter_map(|e| e["id"].as_str()).collect();
     assert_eq!(ids, ["1", "2", "3", "4", "5", "6"]);
     assert_eq!(events[5]["data"]["status"], "completed");
+}
+
+#[tokio::test]
+async fn a_stream_named_by_its_header_survives_errors_and_places_within_text() {
+    let server = FakeServer::start(|seen| {
+        let text = |id: &str, text: &str| format!("id: {id}\nevent: stdout\ndata: {}\n\n", json!({"text": text}));
+        let error = "event: error\ndata: {\"detail\":\"the database is away\",\"code\":\"internal\"}\n\n";
+        Some(match (seen.line.as_str(), seen.header("last-event-id")) {
+            ("POST /castari/api/v1/agents/helper/stream", _) => Answer::events("").with("x-invocation-id", "inv_1"),
+            ("GET /castari/api/v1/invocations/inv_1/events", "") => {
+                Answer::events(&format!("{}{}{error}", started(), text("1.9", "Hello ")))
+            }
+            ("GET /castari/api/v1/invocations/inv_1/events", "1.9") => Answer::events(&format!(
+                "{}{}{}",
+                text("1.9", "Hello "),
+                text("1.14", "world"),
+                ended(3, "completed", "Hello world")
+            )),
+            _ => return None,
+        })
+    })
+    .await;
+    let result = Person::with_key(&server).run(&["invoke", "helper", "x", "--stream"]).await;
+    assert_eq!((result.code, result.out.as_str()), (Some(0), "Hello world\n"), "{result:?}");
 }
 
 #[tokio::test]

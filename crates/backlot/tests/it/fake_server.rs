@@ -61,6 +61,13 @@ impl Answer {
         Self { status, headers: Vec::new(), body: Body::from(text.to_owned()) }
     }
 
+    /// An answer whose connection breaks in the middle.
+    pub(crate) fn broken() -> Self {
+        let pieces: [Result<&str, std::io::Error>; 2] =
+            [Ok("{\"invoc"), Err(std::io::ErrorKind::ConnectionReset.into())];
+        Self { status: 200, headers: Vec::new(), body: Body::from_stream(futures::stream::iter(pieces)) }
+    }
+
     pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
         self.headers.push((name, value.to_owned()));
         self

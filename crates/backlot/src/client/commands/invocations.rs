@@ -50,7 +50,7 @@ pub(crate) async fn run(action: Action, ctx: &Context) -> Result<(), Error> {
                     run.invocation_id.clone(),
                     run.status.clone(),
                     compact(run.input_tokens.saturating_add(run.output_tokens)),
-                    short_cost(&dollars(&run.total_cost_usd)),
+                    short_cost(dollars(&run.total_cost_usd, run.unpriced_calls)),
                     run.duration_ms.map(|ms| format!("{}.{} s", ms / 1000, ms % 1000 / 100)).unwrap_or_default(),
                     created.get(5..).unwrap_or(&created).to_owned(),
                 ]);
@@ -73,7 +73,7 @@ pub(crate) async fn run(action: Action, ctx: &Context) -> Result<(), Error> {
                 ("error", error),
                 ("session", run.session_id.clone().unwrap_or_default()),
                 ("tokens", format!("{} in, {} out", thousands(run.input_tokens), thousands(run.output_tokens))),
-                ("cost", dollars(&run.total_cost_usd)),
+                ("cost", dollars(&run.total_cost_usd, run.unpriced_calls)),
                 ("duration", run.duration_ms.map(duration).unwrap_or_default()),
                 ("created", run.created_at.as_deref().map(moment).unwrap_or_default()),
             ])?;
@@ -87,6 +87,11 @@ pub(crate) async fn run(action: Action, ctx: &Context) -> Result<(), Error> {
     }
 }
 
-fn short_cost(cost: &str) -> String {
-    if cost == "price unknown" { "unknown".into() } else { cost.to_owned() }
+/// A cost for a narrow column; `+` stands for calls of unknown price.
+fn short_cost(cost: String) -> String {
+    match cost.strip_suffix(" + unknown") {
+        Some(known) => format!("{known}+"),
+        None if cost == "price unknown" => "unknown".into(),
+        None => cost,
+    }
 }

@@ -62,6 +62,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> Result<(), Error> {
         slug: &args.slug,
         prompt: &prompt,
         session: args.session.as_deref(),
+        idempotency_key: &fresh_key(),
         timeout: Duration::from_secs(args.timeout),
     };
     let result = if args.stream { stream(&api, &request, ctx).await } else { wait(&api, &request, ctx).await };
@@ -98,7 +99,7 @@ async fn wait(api: &Api, request: &InvokeRequest<'_>, ctx: &Context) -> Result<A
         spinner.enable_steady_tick(Duration::from_millis(120));
         spinner
     });
-    let result = api.invoke(request).await;
+    let result = invoke_through_restarts(api, request).await;
     if let Some(spinner) = spinner {
         spinner.finish_and_clear();
     }
@@ -109,6 +110,37 @@ async fn wait(api: &Api, request: &InvokeRequest<'_>, ctx: &Context) -> Result<A
         print_rest(&run, "", ctx)?;
     }
     Ok(run)
+}
+
+/// Invokes, and asks again when the connection breaks: the key makes the server answer with the first run, which goes on
+/// over its restart. A server that was never reached is an error at once.
+async fn invoke_through_restarts(api: &Api, request: &InvokeRequest<'_>) -> Result<Answer<Invocation>, Error> {
+    let deadline = Instant::now() + request.timeout;
+    let mut attempts = 0;
+    let mut sent = false;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let broken = match api.invoke(&InvokeRequest { timeout: left, ..*request }).await {
+            Err(error @ Error::Unreachable { sent: now, .. }) if sent || now => error,
+            // What answers while a server restarts behind a proxy.
+            Err(error @ Error::Refused { status: 502 | 504, .. }) if sent => error,
+            other => return other,
+        };
+        sent = true;
+        attempts += 1;
+        let pause = follow::pause(attempts);
+        if attempts > follow::ATTEMPTS || Instant::now() + pause >= deadline {
+            return Err(follow::goes_on(&format!("lost the connection to the run: {broken}"), None));
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// A name that no other call has: the process's random hash keys, twice.
+fn fresh_key() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+    let random = || RandomState::new().hash_one(std::process::id());
+    format!("cli-{:016x}{:016x}", random(), random())
 }
 
 async fn stream(api: &Api, request: &InvokeRequest<'_>, ctx: &Context) -> Result<Answer<Invocation>, Error> {
@@ -165,7 +197,7 @@ fn summary(run: &Invocation) -> String {
     let mut parts = vec![
         run.status.clone(),
         format!("{} tokens in, {} out", thousands(run.input_tokens), thousands(run.output_tokens)),
-        dollars(&run.total_cost_usd),
+        dollars(&run.total_cost_usd, run.unpriced_calls),
     ];
     parts.extend(run.duration_ms.map(duration));
     parts.push(run.invocation_id.clone());

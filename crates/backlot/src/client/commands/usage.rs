@@ -28,7 +28,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> Result<(), Error> {
             ("runs", thousands(usage.total_invocations)),
             ("input tokens", thousands(usage.total_input_tokens)),
             ("output tokens", thousands(usage.total_output_tokens)),
-            ("cost", dollars(&usage.total_cost_usd)),
+            ("cost", dollars(&usage.total_cost_usd, usage.unpriced_calls)),
             ("from", moment(&usage.period_start)),
             ("to", moment(&usage.period_end)),
         ]);
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args, ctx: &Context) -> Result<(), Error> {
             thousands(day.invocation_count),
             thousands(day.input_tokens),
             thousands(day.output_tokens),
-            dollars(&day.cost_usd),
+            dollars(&day.cost_usd, day.unpriced_calls),
         ]);
     }
     ctx.out.table(&table, &format!("No runs in the last {} days.", args.days))
