@@ -52,7 +52,7 @@ impl Answer {
         let mut events = vec![Event::Started {
             id: self.id.clone(),
             model: self.model.clone(),
-            usage: Usage { output: 0, ..self.usage },
+            usage: Usage { output: 0, reasoning: 0, ..self.usage },
         }];
         for block in &self.content {
             match block {

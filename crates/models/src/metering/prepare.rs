@@ -51,7 +51,8 @@ fn even_null<'de: 'a, 'a, D: serde::Deserializer<'de>>(value: D) -> Result<Optio
 /// because it would be given in the background.
 pub fn prepare_passthrough(wire: Wire, body: Bytes) -> Result<Prepared, BadRequest> {
     let bad = |field: &str, message: &str| BadRequest { field: field.to_owned(), message: message.to_owned() };
-    let head: Head<'_> = serde_json::from_slice(&body)
+    let text = std::str::from_utf8(&body).map_err(|_| bad("", "the body is not valid UTF-8"))?;
+    let head: Head<'_> = serde_json::from_str(text)
         .map_err(|error| bad("", &format!("the body is not a valid JSON request: {error}")))?;
     let model_raw = head.model.ok_or_else(|| bad("model", "this field is required"))?;
     let model: String = serde_json::from_str(model_raw.get()).map_err(|_| bad("model", "expected a string"))?;

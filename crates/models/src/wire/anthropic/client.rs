@@ -288,7 +288,7 @@ impl StreamDecoder {
                 update_usage(&mut self.usage, &message["usage"]);
                 self.started = true;
                 let (id, model) = (text(message, "id").to_owned(), text(message, "model").to_owned());
-                events.push(Event::Started { id, model, usage: Usage { output: 0, ..self.usage } });
+                events.push(Event::Started { id, model, usage: Usage { output: 0, reasoning: 0, ..self.usage } });
             }
             "content_block_start" => self.block_start(index, &data["content_block"], events)?,
             "content_block_delta" => self.block_delta(index, &data["delta"], events),
@@ -407,7 +407,7 @@ pub(in crate::wire) fn decode_answer(body: &Value, request: &Request) -> Result<
     let mut events = Vec::new();
     update_usage(&mut decoder.usage, &body["usage"]);
     let (id, model) = (text(body, "id").to_owned(), text(body, "model").to_owned());
-    events.push(Event::Started { id, model, usage: Usage { output: 0, ..decoder.usage } });
+    events.push(Event::Started { id, model, usage: Usage { output: 0, reasoning: 0, ..decoder.usage } });
     for (index, block) in (0..).zip(content) {
         decoder.block_start(index, block, &mut events)?;
         decoder.block_stop(index, &mut events);
