@@ -120,7 +120,7 @@ escapes! {
     files: host_files_are_out_of_reach, nothing_of_the_host_can_be_written, links_do_not_lead_out, no_descriptor_leaks,
         setuid_programs_give_nothing;
     network: the_host_and_private_networks_are_out_of_reach, datagrams_do_not_reach_the_host,
-        unix_sockets_of_the_host_are_out_of_reach;
+        unix_sockets_of_the_host_are_out_of_reach, a_flood_of_the_network_is_bounded;
     system_calls: the_kernels_interfaces_are_refused, other_architectures_calls_are_fatal;
     processes: others_are_invisible, signals_reach_nobody_else, daemonised_children_end_with_the_program,
         a_deaf_program_is_killed, a_fork_bomb_ends, dropping_ends_everything;

@@ -168,3 +168,19 @@ pub(crate) async fn unix_sockets_of_the_host_are_out_of_reach(host: Host) {
     attacker.sandbox.destroy().await;
     scene.close().await;
 }
+
+/// A flood of connections and of datagrams is bounded, and the neighbour's own connections get through meanwhile.
+pub(crate) async fn a_flood_of_the_network_is_bounded(host: Host) {
+    let scene = Scene::open(host).await;
+    let attacker = scene.attacker(Limits::default()).await;
+    let outcome = attacker.run(&["connections"]).await;
+    assert!((128..=1024).contains(&outcome.number("connections")), "{outcome:?}");
+    let before = scene.beats();
+    let outcome = attacker.run(&["datagram-flood"]).await;
+    assert!(outcome.number("sent") > 1000, "{outcome:?}");
+    assert!(scene.beats() > before, "the neighbour did not get on during the flood");
+    // The flood is over: the attacker's own network works again.
+    attacker.run(&["connect", "169.254.1.1/80"]).await.assert_results(&[("169.254.1.1/80", "ok")]);
+    attacker.sandbox.destroy().await;
+    scene.close().await;
+}

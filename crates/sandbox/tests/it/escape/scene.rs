@@ -139,11 +139,16 @@ impl Scene {
         }
     }
 
+    /// Rounds of the neighbour's work so far.
+    pub(crate) fn beats(&self) -> u64 {
+        self.beats.load(Ordering::SeqCst)
+    }
+
     /// Waits for more rounds of the neighbour's work.
     async fn await_beats(&self, count: u64) {
-        let goal = self.beats.load(Ordering::SeqCst) + count;
+        let goal = self.beats() + count;
         let deadline = Instant::now() + PATIENCE;
-        while self.beats.load(Ordering::SeqCst) < goal {
+        while self.beats() < goal {
             assert!(!self.neighbours_end.is_finished(), "the neighbour ended");
             assert!(Instant::now() < deadline, "the neighbour does not get on");
             sleep(Duration::from_millis(5)).await;

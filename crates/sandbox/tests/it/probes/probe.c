@@ -257,6 +257,27 @@ static int unix_sockets(int count, char **names) {
     return 0;
 }
 
+/* Connections that stay open, until one is refused. */
+static int connect_until_refused(void) {
+    int connections = 0;
+    while (connections < 3000 && connect_to("169.254.1.1", 80, SOCK_STREAM) >= 0) connections++;
+    printf("connections: %d %s\n", connections, strerrorname_np(errno));
+    return 0;
+}
+
+/* Small datagrams that are nothing, from many ports and as fast as possible, for two seconds. */
+static int datagram_flood(void) {
+    struct sockaddr_in resolver = {.sin_family = AF_INET, .sin_port = htons(53)};
+    inet_pton(AF_INET, "10.0.2.3", &resolver.sin_addr);
+    int sockets[64];
+    for (int i = 0; i < 64; i++) sockets[i] = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    long sent = 0;
+    for (time_t end = time(NULL) + 3; time(NULL) < end;)
+        for (int i = 0; i < 1000; i++) sent += sendto(sockets[i % 64], "nonsense", 8, 0, (void *)&resolver, sizeof resolver) == 8;
+    printf("sent: %ld\n", sent);
+    return 0;
+}
+
 /* ---- system calls ------------------------------------------------------------------------------------------- */
 
 static long clone_with(unsigned long flags) {
@@ -692,6 +713,8 @@ int main(int count, char **arguments) {
     if (!strcmp(attack, "connect")) return connect_all(more, rest);
     if (!strcmp(attack, "datagrams")) return datagrams(more, rest);
     if (!strcmp(attack, "unix")) return unix_sockets(more, rest);
+    if (!strcmp(attack, "connections")) return connect_until_refused();
+    if (!strcmp(attack, "datagram-flood")) return datagram_flood();
     if (!strcmp(attack, "system-calls")) return system_calls();
     if (!strcmp(attack, "architecture")) return other_architecture(first);
     if (!strcmp(attack, "identity")) return identity();
