@@ -13,6 +13,7 @@
 pub mod catalog;
 mod generation;
 mod gguf;
+mod kernels;
 mod prompt;
 pub mod pull;
 mod sampler;

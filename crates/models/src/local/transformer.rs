@@ -3,7 +3,7 @@
 //! Written here instead of taken from `candle-transformers` because that crate dominates the build, keeps a
 //! second copy of the embedding as `f32` (113 MB of the 250 MB it needs for this model), copies the whole
 //! attention cache for every token, and computes on a pool whose size only environment variables set. The dot
-//! products, where nearly all the time goes, are candle's own SIMD kernels, chosen at run time for the CPU.
+//! products, where nearly all the time goes, are in [`super::kernels`].
 //!
 //! Everything here runs inside the caller's rayon pool ([`rayon::ThreadPool::install`]).
 
@@ -15,6 +15,7 @@ use candle_core::quantized::k_quants::{BlockQ8_0, GgmlType, QK8_0};
 use rayon::prelude::*;
 
 use super::gguf::{Architecture, Gguf, unsupported};
+use super::kernels::{dot, multiply_row};
 use crate::Error;
 
 /// How many prompt tokens are computed together: enough to read each weight once for many tokens, few enough
@@ -106,14 +107,10 @@ impl Weights {
 
     /// `matrix` times each of the `tokens` input vectors; the result has one row per token.
     fn multiply(&self, matrix: Matrix, input: &[BlockQ8_0], tokens: usize) -> Vec<f32> {
-        let length = matrix.blocks_per_row * QK8_0;
         let mut by_row = vec![0f32; matrix.rows * tokens];
         fill_chunks(&mut by_row, ROWS_PER_TASK * tokens, |task, out| {
             for (offset, out) in out.chunks_mut(tokens).enumerate() {
-                let weights = self.row(matrix, task * ROWS_PER_TASK + offset);
-                for (out, input) in out.iter_mut().zip(input.chunks(matrix.blocks_per_row)) {
-                    *out = BlockQ8_0::vec_dot(length, weights, input);
-                }
+                multiply_row(self.row(matrix, task * ROWS_PER_TASK + offset), input, out);
             }
         });
         if tokens == 1 {
@@ -240,22 +237,37 @@ impl<'weights> Attention<'weights> {
     fn attend(&self, layer: usize, query: &[f32]) -> Vec<f32> {
         let Architecture { heads, kv_heads, head_width, .. } = self.weights.architecture;
         let scale = 1.0 / (head_width as f32).sqrt();
-        let mut attended = vec![0f32; query.len()];
-        fill_chunks(&mut attended, head_width, |task, out| {
-            let (token, head) = (task / heads, task % heads);
-            let query = &query[task * head_width..(task + 1) * head_width];
-            let seen = self.position + token + 1;
+        let width = heads * head_width;
+        let tokens = query.len() / width;
+        // Head by head, so that its keys and values stay in the CPU's cache for all tokens of the batch.
+        let mut by_head = vec![0f32; query.len()];
+        fill_chunks(&mut by_head, tokens * head_width, |head, out| {
             let start = (layer * kv_heads + head / (heads / kv_heads)) * head_width * self.capacity;
-            let keys = &self.keys[start..start + seen * head_width];
-            let mut scores: Vec<f32> =
-                keys.chunks(head_width).map(|key| f32::vec_dot(head_width, query, key) * scale).collect();
-            softmax(&mut scores);
+            let keys = &self.keys[start..start + head_width * self.capacity];
             let values = &self.values[start..start + head_width * self.capacity];
-            for (out, value) in out.iter_mut().zip(values.chunks(self.capacity)) {
-                *out = f32::vec_dot(seen, &scores, &value[..seen]);
+            let mut scores = vec![0f32; self.position + tokens];
+            for (token, out) in out.chunks_mut(head_width).enumerate() {
+                let query = &query[token * width + head * head_width..][..head_width];
+                let scores = &mut scores[..self.position + token + 1];
+                for (score, key) in scores.iter_mut().zip(keys.chunks(head_width)) {
+                    *score = dot(query, key) * scale;
+                }
+                softmax(scores);
+                for (out, value) in out.iter_mut().zip(values.chunks(self.capacity)) {
+                    *out = dot(scores, &value[..scores.len()]);
+                }
             }
         });
-        attended
+        if tokens == 1 {
+            return by_head;
+        }
+        let mut by_token = vec![0f32; query.len()];
+        for (token, out) in by_token.chunks_mut(width).enumerate() {
+            for (head, out) in out.chunks_mut(head_width).enumerate() {
+                out.copy_from_slice(&by_head[(head * tokens + token) * head_width..][..head_width]);
+            }
+        }
+        by_token
     }
 }
 
@@ -271,7 +283,7 @@ fn fill_chunks(out: &mut [f32], chunk: usize, fill: impl Fn(usize, &mut [f32]) +
 fn normalize(vectors: &[f32], scale: &[f32], epsilon: f32) -> Vec<f32> {
     let mut out = Vec::with_capacity(vectors.len());
     for vector in vectors.chunks(scale.len()) {
-        let mean_square = f32::vec_dot(vector.len(), vector, vector) / vector.len() as f32;
+        let mean_square = dot(vector, vector) / vector.len() as f32;
         let factor = 1.0 / (mean_square + epsilon).sqrt();
         out.extend(vector.iter().zip(scale).map(|(value, scale)| value * factor * scale));
     }

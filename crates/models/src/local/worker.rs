@@ -63,12 +63,6 @@ impl Worker {
         self.state().running
     }
 
-    /// How many requests wait for their turn.
-    #[cfg(test)]
-    pub(super) fn waiting(&self) -> usize {
-        self.state().queue.len()
-    }
-
     /// The vocabulary, read if it is not in memory; it is dropped after the idle time. Blocks on the disk.
     pub(super) fn vocabulary(self: &Arc<Self>) -> Result<Arc<Vocabulary>, Error> {
         if let Some(vocabulary) = &self.state().vocabulary {

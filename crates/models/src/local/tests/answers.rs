@@ -7,9 +7,10 @@ use futures::StreamExt;
 use super::tiny::{CONTEXT, CONTROL, Tiny};
 use crate::local::generation::Job;
 use crate::local::gguf::Gguf;
+use crate::local::prompt::{self, Sampling};
 use crate::local::vocabulary::Vocabulary;
 use crate::local::worker::Worker;
-use crate::local::{LocalModel, Options, prompt};
+use crate::local::{LocalModel, Options};
 use crate::{Block, Error, ErrorKind, Event, Message, Model, Request, Role, StopReason, Usage};
 
 fn request(text: &str) -> Request {
@@ -121,41 +122,38 @@ async fn the_same_seed_gives_the_same_answer_and_another_seed_another() {
     assert_ne!(one, other);
 }
 
-/// The thread is held up by weights that are a pipe: reading them waits until somebody writes.
-#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_full_queue_says_when_to_come_back_and_serves_in_order() {
     let folder = tempfile::tempdir().unwrap();
-    let pipe = folder.path().join("pipe.gguf");
-    let mode = rustix::fs::Mode::from_bits_truncate(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-    let worker = Worker::new(pipe.clone(), Options { queue: 2, ..Options::default() });
-    let enqueue = || {
+    let path = Tiny { says_first: true, context: 100_000, ..Tiny::default() }.write(folder.path());
+    let worker = Worker::new(path, Options { queue: 2, ..Options::default() });
+    let enqueue = |max_tokens| {
         let (events, answer) = tokio::sync::mpsc::unbounded_channel();
         let sampling = prompt::sampling(&request(""), 5).unwrap();
+        let sampling = Sampling { max_tokens, ..sampling };
         let prompt_deadline = Duration::from_secs(60);
-        let job = Job { model: "pipe".into(), prompt: vec![1], sampling, seed: 1, prompt_deadline, events };
+        let job = Job { model: "tiny".into(), prompt: vec![1], sampling, seed: 1, prompt_deadline, events };
         worker.enqueue(job).map(|()| answer)
     };
-    let mut first = enqueue().unwrap();
-    eventually("the thread takes the first request", || worker.waiting() == 0).await;
-    let (mut second, third) = (enqueue().unwrap(), enqueue().unwrap());
-    let error = enqueue().unwrap_err();
+    let mut endless = enqueue(90_000).unwrap(); // until it is dropped
+    endless.recv().await.unwrap().unwrap();
+    let (mut second, third) = (enqueue(5).unwrap(), enqueue(5).unwrap());
+    let error = enqueue(5).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.retry_after.is_some_and(|wait| wait >= Duration::from_secs(1)), "{error:?}");
 
     drop(third); // who does not wait any more takes no place
-    let mut fourth = enqueue().unwrap();
-    for answer in [&mut first, &mut second, &mut fourth] {
-        assert!(answer.try_recv().is_err(), "nothing before its turn");
-        // An end of file at once: no weights. The next request tries again.
-        let pipe = pipe.clone();
-        tokio::task::spawn_blocking(move || std::fs::File::options().write(true).open(pipe)).await.unwrap().unwrap();
-        let error = answer.recv().await.unwrap().unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Unavailable);
+    let mut fourth = enqueue(5).unwrap();
+    assert!(second.try_recv().is_err() && fourth.try_recv().is_err(), "one at a time");
+    drop(endless);
+    assert!(matches!(fourth.recv().await, Some(Ok(Event::Started { .. }))));
+    let mut last = None;
+    while let Ok(event) = second.try_recv() {
+        last = Some(event.unwrap());
     }
+    assert!(matches!(last, Some(Event::Done { .. })), "the second was complete before the fourth began: {last:?}");
     worker.close();
-    assert_eq!(enqueue().unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(enqueue(5).unwrap_err().kind, ErrorKind::Unavailable);
 }
 
 #[tokio::test]

@@ -15,13 +15,15 @@ pub(in crate::local) struct Tiny {
     pub(in crate::local) first_token: &'static str,
     /// Makes every token equally likely, so that greedy decoding takes the first.
     pub(in crate::local) says_first: bool,
+    /// Most tokens of prompt and answer together.
+    pub(in crate::local) context: u32,
     /// Format of the matrices.
     pub(in crate::local) dtype: GgmlDType,
 }
 
 impl Default for Tiny {
     fn default() -> Self {
-        Self { first_token: "a", says_first: false, dtype: GgmlDType::Q8_0 }
+        Self { first_token: "a", says_first: false, context: CONTEXT, dtype: GgmlDType::Q8_0 }
     }
 }
 
@@ -52,7 +54,7 @@ impl Tiny {
             ("general.architecture", text("llama")),
             ("general.file_type", Value::U32(3)),
             ("llama.block_count", Value::U32(LAYERS as u32)),
-            ("llama.context_length", Value::U32(CONTEXT)),
+            ("llama.context_length", Value::U32(self.context)),
             ("llama.embedding_length", Value::U32(WIDTH as u32)),
             ("llama.feed_forward_length", Value::U32(FEED_FORWARD as u32)),
             ("llama.attention.head_count", Value::U32(HEADS as u32)),
