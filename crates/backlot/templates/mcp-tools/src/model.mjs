@@ -22,7 +22,7 @@ export function refusesTools(error) {
  * Asks the model once. `onText` gets the text as it arrives.
  * Returns the answer's content blocks and the reason it stopped.
  */
-export async function ask({ system, messages, tools, maxTokens = 4096, onText = () => {} }) {
+export async function ask({ system, messages, tools, maxTokens = 2048, onText = () => {} }) {
   const body = { model: MODEL, max_tokens: maxTokens, stream: true, messages };
   if (system) body.system = system;
   if (tools?.length) body.tools = tools;

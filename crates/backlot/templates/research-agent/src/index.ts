@@ -36,7 +36,7 @@ async function research(question: string): Promise<string> {
   const messages: Anthropic.MessageParam[] = [{ role: "user", content: question }];
   let report = "";
   for (let turn = 0; turn < maxTurns; turn++) {
-    const answer = await client.messages.create({ model, max_tokens: 4096, system, tools, messages });
+    const answer = await client.messages.create({ model, max_tokens: 2048, system, tools, messages });
     const calls = answer.content.filter((block): block is Anthropic.ToolUseBlock => block.type === "tool_use");
     if (calls.length === 0) return report || spoken(answer);
     messages.push({ role: "assistant", content: answer.content });
