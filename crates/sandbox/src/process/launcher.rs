@@ -7,10 +7,12 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use super::{
+    idmap::Maps,
     init, packet,
     seccomp::Filters,
     wire::{AGENT_ID, FromLauncher, Identity, ToLauncher},
@@ -64,7 +66,9 @@ fn serve(server: OwnedFd) -> io::Result<()> {
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
     drop(null);
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let filters = Filters::compile().map_err(io::Error::other)?;
+    let mut maps = Maps::default();
     while let Some((request, fds)) = packet::receive::<ToLauncher>(server.as_fd())? {
         match request {
             ToLauncher::Create { identity, plan } => {
@@ -72,19 +76,39 @@ fn serve(server: OwnedFd) -> io::Result<()> {
                 let Some(control) = fds.next() else {
                     continue;
                 };
-                let start = init::Start { control, cgroups: fds.collect(), identity, plan: *plan, filters: &filters };
-                match create(start, &server) {
+                let created = map_layers(&mut maps, identity, &plan.layers).and_then(|mapped| {
+                    let cgroups = fds.collect();
+                    create(init::Start { control, cgroups, identity, mapped, plan: *plan, filters: &filters }, &server)
+                });
+                match created {
                     Ok((pid, pidfd)) => packet::send(server.as_fd(), &FromLauncher::Created { pid }, &[pidfd.as_fd()])?,
                     Err(refusal) => packet::send(server.as_fd(), &refusal, &[])?,
                 }
             }
             ToLauncher::Probe { identity, state_dir } => {
-                let findings = init::probe::all(identity, &state_dir, &filters);
+                let findings = init::probe::all(identity, &state_dir, &filters, &mut maps);
                 packet::send(server.as_fd(), &FromLauncher::Probed(findings), &[])?;
             }
         }
     }
     Ok(())
+}
+
+/// Mounts of the layers in which the server's files are the sandbox user's, where these are not the same.
+fn map_layers(maps: &mut Maps, identity: Identity, layers: &[PathBuf]) -> Result<Vec<OwnedFd>, FromLauncher> {
+    if matches!(identity, Identity::Own { .. }) {
+        return Ok(Vec::new());
+    }
+    let map = |layer: &PathBuf| {
+        maps.mount(layer, identity.agent_uid()).map_err(|error| {
+            let step = format!(
+                "mapping the ids of {} (needs Linux 5.19 or newer and a file system such as ext4, xfs, btrfs, or tmpfs since 6.3)",
+                layer.display()
+            );
+            refused(&step, error)
+        })
+    };
+    layers.iter().map(map).collect()
 }
 
 /// Clones an init and gives it its ids.

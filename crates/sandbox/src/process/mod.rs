@@ -14,6 +14,7 @@
 //! | `packet`, `wire`, `control` | what the three say to each other |
 //! | `launcher`, `zygote` | the launcher, from inside and from the server |
 //! | `init/` | process 1 |
+//! | `idmap` | layers as each sandbox's own, as root |
 //! | `seccomp` | the system calls that are refused |
 //! | `view`, `scratch`, `slots`, `cgroup/`, `instance` | what a sandbox needs on the host |
 //! | `sandbox`, `execution`, `watch`, `reaper` | a living sandbox, its program, its limits, its end |
@@ -22,6 +23,7 @@
 mod cgroup;
 mod control;
 mod execution;
+mod idmap;
 mod init;
 mod instance;
 mod launcher;
@@ -41,7 +43,7 @@ use std::{
     ffi::OsString,
     fs,
     net::{IpAddr, SocketAddr},
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
     sync::{
         Arc,
@@ -325,10 +327,8 @@ impl Inner {
         let (identity, range) = ids.take(scratch.owner())?;
         let remains = Remains { init: None, group: None, ids: range };
         let mut holding = Holding { remains: Some(remains), reaper: self.reaper.clone() };
-        if range.is_some() {
-            for layer in &spec.layers {
-                check_readable(layer)?;
-            }
+        for layer in &spec.layers {
+            check_layer(layer)?;
         }
         let untouched = scratch
             .prepare(identity)
@@ -434,14 +434,11 @@ fn validate(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-/// A server that is root runs programs as other users, who must be able to read a layer.
-fn check_readable(layer: &Path) -> Result<(), Error> {
+/// A layer that is absent is a mistake of the caller, best told by its name.
+fn check_layer(layer: &Path) -> Result<(), Error> {
     let metadata = fs::metadata(layer).map_err(|error| Error::Setup(format!("layer {}: {error}", layer.display())))?;
-    if metadata.is_dir() && metadata.mode() & 0o005 == 0o005 {
+    if metadata.is_dir() {
         return Ok(());
     }
-    Err(Error::Setup(format!(
-        "layer {} is not a directory that everybody can read: seal layers before they are used",
-        layer.display()
-    )))
+    Err(Error::Setup(format!("layer {} is not a directory", layer.display())))
 }

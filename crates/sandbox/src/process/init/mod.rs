@@ -34,6 +34,8 @@ pub(super) struct Start<'a> {
     pub(super) cgroups: Vec<OwnedFd>,
     /// Its ids.
     pub(super) identity: Identity,
+    /// Mounts of the layers that show them as the sandbox user's, if its ids are not the server's.
+    pub(super) mapped: Vec<OwnedFd>,
     /// What it sets up.
     pub(super) plan: Plan,
     /// Compiled by the launcher, once for all.
@@ -61,8 +63,8 @@ impl Failure {
 
 /// Lives the life of an init. `released` yields a byte when the ids are mapped.
 pub(super) fn run(start: Start<'_>, released: OwnedFd) -> ! {
-    let Start { control, cgroups, identity, plan, filters } = start;
-    let outcome = set_up(cgroups, identity, &plan, filters, released);
+    let Start { control, cgroups, identity, mapped, plan, filters } = start;
+    let outcome = set_up(cgroups, identity, mapped, &plan, filters, released);
     let served = match outcome {
         Ok(interface) => {
             let fds: Vec<_> = interface.iter().map(AsFd::as_fd).collect();
@@ -80,6 +82,7 @@ pub(super) fn run(start: Start<'_>, released: OwnedFd) -> ! {
 fn set_up(
     cgroups: Vec<OwnedFd>,
     identity: Identity,
+    mapped: Vec<OwnedFd>,
     plan: &Plan,
     filters: &Filters,
     released: OwnedFd,
@@ -96,7 +99,7 @@ fn set_up(
     }
     tree::unshare_namespaces().map_err(Failure::lacking("creating mount, network, ipc, uts and cgroup namespaces"))?;
     // The last moment at which this process is the server's user for the kernel: open what only it may open.
-    let sources = tree::Sources::open(plan)?;
+    let sources = tree::Sources::open(plan, mapped)?;
     let device = match plan.link {
         Some(_) => Some(link::make()?),
         None => None,

@@ -10,6 +10,7 @@ use std::{
 
 use super::{Failure, link, privileges, tree};
 use crate::process::{
+    idmap::Maps,
     launcher::{Cloned, clone_into_new_user_and_pid_namespace, wait_gone, write_maps},
     scratch::{Scratch, remove_scratch},
     seccomp::Filters,
@@ -27,23 +28,42 @@ pub(in crate::process) const SECCOMP: &str = "seccomp";
 type Finding = (String, Result<String, String>);
 
 /// Tries everything. A step that could not be tried because an earlier one failed is reported as failed.
-pub(in crate::process) fn all(identity: Identity, state_dir: &Path, filters: &Filters) -> Vec<Finding> {
+pub(in crate::process) fn all(
+    identity: Identity,
+    state_dir: &Path,
+    filters: &Filters,
+    maps: &mut Maps,
+) -> Vec<Finding> {
     let folder = state_dir.join(format!("probe-{}", std::process::id()));
     let scratch = Scratch::at(&folder);
     let findings = fs::create_dir(&folder)
         .and_then(|()| scratch.prepare(identity))
-        .and_then(|_| try_in_child(identity, &scratch, filters));
+        .and_then(|_| match identity {
+            Identity::Range { .. } => Ok(vec![maps.mount(&scratch.empty, identity.agent_uid()).map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("making an id-mapped mount of {}: {error}", scratch.empty.display()),
+                )
+            })?]),
+            Identity::Own { .. } => Ok(Vec::new()),
+        })
+        .and_then(|mapped| try_in_child(identity, &scratch, filters, mapped));
     let _nothing_left = remove_scratch(&folder);
     findings.unwrap_or_else(|error| vec![(USER_NAMESPACE.into(), Err(error.to_string()))])
 }
 
-fn try_in_child(identity: Identity, scratch: &Scratch, filters: &Filters) -> io::Result<Vec<Finding>> {
+fn try_in_child(
+    identity: Identity,
+    scratch: &Scratch,
+    filters: &Filters,
+    mapped: Vec<OwnedFd>,
+) -> io::Result<Vec<Finding>> {
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (mut answer, mut tell) = io::pipe()?;
     match clone_into_new_user_and_pid_namespace()? {
         Cloned::Child => {
             drop((go, answer));
-            let findings = steps(identity, scratch, filters, wait);
+            let findings = steps(identity, scratch, filters, mapped, wait);
             let told = serde_json::to_vec(&findings).is_ok_and(|json| tell.write_all(&json).is_ok());
             std::process::exit(i32::from(!told))
         }
@@ -61,7 +81,13 @@ fn try_in_child(identity: Identity, scratch: &Scratch, filters: &Filters) -> io:
     }
 }
 
-fn steps(identity: Identity, scratch: &Scratch, filters: &Filters, wait: OwnedFd) -> Vec<Finding> {
+fn steps(
+    identity: Identity,
+    scratch: &Scratch,
+    filters: &Filters,
+    mapped: Vec<OwnedFd>,
+    wait: OwnedFd,
+) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     let text = |failure: Failure| failure.reason;
     let mut byte = [0_u8; 1];
@@ -76,7 +102,7 @@ fn steps(identity: Identity, scratch: &Scratch, filters: &Filters, wait: OwnedFd
         return findings;
     }
     let device = link::make();
-    let sources = tree::OverlaySources::open(&[scratch.empty.clone()], &scratch.upper, &scratch.work);
+    let sources = tree::OverlaySources::open(&[scratch.empty.clone()], mapped, &scratch.upper, &scratch.work);
     let ids = privileges::become_namespace_root(identity).map_err(Failure::at("taking the ids"));
     let overlay = sources.and_then(|sources| {
         ids?;

@@ -15,7 +15,7 @@ use std::{
     fs,
     io::{self, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::{DirBuilderExt, OpenOptionsExt, symlink},
     },
     path::{Component, Path, PathBuf},
@@ -23,7 +23,10 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, open, openat2},
-    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount},
+    mount::{
+        MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
+        move_mount, unmount,
+    },
 };
 
 use super::Failure;
@@ -57,6 +60,8 @@ pub(in crate::process) fn unshare_namespaces() -> io::Result<()> {
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWCGROUP,
     )?;
+    // Nothing mounted from here on may appear on the host.
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     Ok(())
 }
 
@@ -68,12 +73,23 @@ pub(super) struct OverlaySources {
 }
 
 impl OverlaySources {
-    pub(super) fn open(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<Self, Failure> {
-        Ok(Self {
-            layers: layers.iter().map(|layer| open_source(layer)).collect::<Result<_, _>>()?,
-            upper: open_source(upper)?,
-            work: open_source(work)?,
-        })
+    /// Opens the parts. `mapped` are mounts of the layers that the launcher has made, or nothing.
+    pub(super) fn open(layers: &[PathBuf], mapped: Vec<OwnedFd>, upper: &Path, work: &Path) -> Result<Self, Failure> {
+        let mut opened = layers.iter().map(|layer| open_source(layer)).collect::<Result<Vec<_>, _>>()?;
+        for (layer, mount) in opened.iter_mut().zip(mapped) {
+            // Over the layer's own place, and only in this process's view of the host, which is given up soon:
+            // overlayfs takes mounts of its own tree only.
+            move_mount(
+                &mount,
+                c"",
+                &*layer,
+                c"",
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+            )
+            .map_err(|error| Failure::lacking("placing an id-mapped mount of a layer")(error.into()))?;
+            *layer = mount;
+        }
+        Ok(Self { layers: opened, upper: open_source(upper)?, work: open_source(work)? })
     }
 }
 
@@ -93,7 +109,7 @@ fn open_source(path: &Path) -> Result<OwnedFd, Failure> {
 }
 
 impl Sources {
-    pub(super) fn open(plan: &Plan) -> Result<Self, Failure> {
+    pub(super) fn open(plan: &Plan, mapped: Vec<OwnedFd>) -> Result<Self, Failure> {
         let pair = |path: &PathBuf| Ok((path.clone(), open_source(path)?));
         let shown = |(host, inside): &(PathBuf, PathBuf)| {
             let is_directory =
@@ -101,7 +117,7 @@ impl Sources {
             Ok((inside.clone(), open_source(host)?, is_directory))
         };
         Ok(Self {
-            overlay: OverlaySources::open(&plan.layers, &plan.upper, &plan.work)?,
+            overlay: OverlaySources::open(&plan.layers, mapped, &plan.upper, &plan.work)?,
             home: open_source(&plan.home)?,
             tmp: open_source(&plan.tmp)?,
             etc: open_source(&plan.etc)?,
@@ -117,9 +133,6 @@ fn by_descriptor(fd: &OwnedFd) -> String {
 
 /// Mounts the empty root-to-be and goes there.
 pub(super) fn stage() -> Result<(), Failure> {
-    // Nothing mounted here may appear on the host.
-    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
-        .map_err(|error| Failure::at("making mounts private")(error.into()))?;
     mount("tmpfs", STAGE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"size=1m,nr_inodes=512,mode=755")
         .map_err(|error| Failure::lacking("mounting a tmpfs inside a user namespace")(error.into()))?;
     rustix::process::chdir(STAGE).map_err(|error| Failure::at("entering the stage")(error.into()))
@@ -319,6 +332,15 @@ fn set_flags(path: &Path, flags: u64, recursive: bool) -> io::Result<()> {
 /// Adds restrictions to the mount whose root is open here, and with `recursive` to all below it.
 fn set_flags_of(fd: &OwnedFd, flags: u64, recursive: bool) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: flags, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_attributes(fd.as_fd(), &attributes, recursive)
+}
+
+/// `mount_setattr` on the mount whose root is open here.
+pub(in crate::process) fn set_attributes(
+    fd: BorrowedFd<'_>,
+    attributes: &libc::mount_attr,
+    recursive: bool,
+) -> io::Result<()> {
     let how = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a constant C string and `attributes` has the size that is passed; both outlive the call.
     #[expect(unsafe_code, reason = "no safe wrapper exists for mount_setattr")]
@@ -328,7 +350,7 @@ fn set_flags_of(fd: &OwnedFd, flags: u64, recursive: bool) -> io::Result<()> {
             fd.as_raw_fd(),
             c"".as_ptr(),
             how,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             std::mem::size_of::<libc::mount_attr>(),
         )
     };
