@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +16,17 @@ use backlot_models::{Block, Event, Message, Model as _, Request, Role};
 use futures::StreamExt as _;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
+    match chat().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\n{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn chat() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
     let (mut plain, mut source) = (Vec::new(), Source::Package);
     while let Some(word) = words.next() {

@@ -156,7 +156,10 @@ fn gist(complaint: &str) -> String {
     let lines: Vec<&str> = complaint.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let errors: Vec<&str> = lines.iter().copied().filter(|line| line.starts_with("ERROR:")).collect();
     let chosen = if errors.is_empty() { &lines[lines.len().saturating_sub(3)..] } else { &errors[..] };
-    let mut text: String = chosen.join(" ").chars().take(600).collect();
+    // Without a network pip only concludes that no version exists; the true reason is in its warnings.
+    let broken = lines.iter().find(|line| line.contains("connection broken by"));
+    let mut text: String = broken.into_iter().chain(chosen).copied().collect::<Vec<_>>().join(" ");
+    text = text.chars().take(600).collect();
     if text.is_empty() {
         text.push_str("it failed without a word");
     }

@@ -424,6 +424,9 @@ mod asking_pip {
         let error = ask(&[pip(folder.path(), script)], folder.path()).await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains("ERROR: No matching distribution found") && !text.contains("retrying"), "{text}");
+        let script = "echo \"WARNING: Retrying after connection broken by 'ProxyError'\" >&2; echo 'ERROR: No match' >&2; exit 1";
+        let error = ask(&[pip(folder.path(), script)], folder.path()).await.unwrap_err();
+        assert!(error.to_string().contains("ProxyError"), "{error}");
         for nonsense in [
             "echo no report",
             "echo '{\"install\":[]}'",
