@@ -529,7 +529,7 @@ fn telling_line(finished: &Finished) -> String {
     let is_code = |line: &&str| line.starts_with("npm error code") || line.starts_with("npm ERR! code");
     let speaks_of_error =
         |line: &&str| ["error", "ERR!", "fatal:"].iter().any(|word| line.to_lowercase().contains(&word.to_lowercase()));
-    let line = lines.clone().filter(|line| !is_code(line)).find(speaks_of_error).or_else(|| lines.last());
+    let line = lines.clone().filter(|line| !is_code(line)).find(speaks_of_error).or_else(|| lines.clone().next_back());
     let line = line.unwrap_or("it wrote nothing");
     let line = line.trim_start_matches("npm error ").trim_start_matches("npm ERR! ");
     line.chars().take(400).collect()

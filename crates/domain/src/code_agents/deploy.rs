@@ -415,7 +415,7 @@ impl Executor for DeploymentExecutor {
         let Some(agents) = self.0.upgrade() else {
             return Outcome::failed(Failure::new("shutting_down", "The server is shutting down"));
         };
-        match agents.execute_deployment(run).await {
+        match Box::pin(agents.execute_deployment(run)).await {
             Ok(outcome) => outcome,
             Err(error) => agents.failed_deployment(run, error),
         }
@@ -431,7 +431,7 @@ impl CodeAgents {
         // Building is repeatable: layers are named by their content, and nothing is visible before the end.
         let built = run
             .step("build", "build", Effect::Idempotent, Value::Null, async {
-                let built = self.build_release(run, &agent).await?;
+                let built = Box::pin(self.build_release(run, &agent)).await?;
                 serde_json::to_value(built).map_err(|error| Error::internal(error).into())
             })
             .await

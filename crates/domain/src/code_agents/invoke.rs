@@ -213,7 +213,7 @@ impl Executor for InvocationExecutor {
         let Some(agents) = self.agents.upgrade() else {
             return Outcome::failed(Failure::new("shutting_down", "The server is shutting down"));
         };
-        match agents.execute_invocation(run).await {
+        match Box::pin(agents.execute_invocation(run)).await {
             Ok(outcome) => outcome,
             Err(error) => Outcome::from(error),
         }
@@ -238,13 +238,15 @@ impl CodeAgents {
                 return Err(error);
             }
         };
+        if turn.agent.start_failures > 0 {
+            self.forget_start_failures(&turn.agent).await?;
+        }
         let sandbox_id = prepared.id.clone();
         let intent = json!({ "sandbox_id": sandbox_id });
         // The program may have had effects: after a crash it is never run a second time.
         let result = run
             .step("program", "run the program", Effect::Once, intent, async {
-                let exit = self.run_program(run, &turn, &prepared).await?;
-                Ok(exit)
+                Box::pin(self.run_program(run, &turn, &prepared)).await
             })
             .await;
         // Every call of this run is booked before the run ends.
@@ -335,6 +337,11 @@ impl CodeAgents {
                 })
             })
             .await
+    }
+
+    async fn forget_start_failures(&self, agent: &Agent) -> Result<(), Error> {
+        let id = agent.id.clone();
+        self.db.write(move |tx| Box::pin(async move { store::forget_start_failures(tx, &id).await })).await
     }
 
     /// Runs the program to its end, showing what it writes.

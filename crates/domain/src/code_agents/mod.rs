@@ -38,6 +38,7 @@ pub use history::{Invocation, InvocationFilter, InvocationStatus, LogLine, LogSt
 pub use invoke::Invoke;
 pub use secrets::SecretInfo;
 pub use sessions::Session;
+pub use source::LARGEST_ARCHIVE;
 
 use crate::{Clock, Error, Ids, accounts::Accounts, models::Models, runs::Runs};
 

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::manifest;
 use crate::{Error, Kind};
 
-/// Bytes of a packed archive (spec/castari.md 3).
+/// Largest packed archive in bytes (spec/castari.md 3).
 pub const LARGEST_ARCHIVE: u64 = 100 << 20;
 /// Bytes of an unpacked tree.
 const LARGEST_TREE: u64 = 1 << 30;

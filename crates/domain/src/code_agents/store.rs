@@ -145,8 +145,9 @@ pub(super) async fn set_status_message(tx: &mut Tx, id: &str, message: &str) -> 
     Ok(())
 }
 
-pub(super) async fn set_sandbox(tx: &mut Tx, id: &str, sandbox_id: &str) -> Result<(), Error> {
-    tx.execute("UPDATE agents SET sandbox_id = $2, start_failures = 0 WHERE id = $1", args![id, sandbox_id]).await?;
+/// A sandbox has started again.
+pub(super) async fn forget_start_failures(tx: &mut Tx, id: &str) -> Result<(), Error> {
+    tx.execute("UPDATE agents SET start_failures = 0 WHERE id = $1", args![id]).await?;
     Ok(())
 }
 

@@ -238,10 +238,6 @@ impl Runs {
         }
     }
 
-    fn executor(&self, kind: &str) -> Option<Registered> {
-        self.executors.read().ok()?.get(kind).cloned()
-    }
-
     /// A run of an account.
     ///
     /// # Errors
