@@ -165,6 +165,8 @@ pub(super) struct Scanner {
     escaped: bool,
     number: u64,
     is_number: bool,
+    told_id: bool,
+    told_model: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,6 +205,8 @@ impl Scanner {
             escaped: false,
             number: 0,
             is_number: false,
+            told_id: false,
+            told_model: false,
         }
     }
 
@@ -305,7 +309,11 @@ impl Scanner {
             self.keep(&bytes[..1], found);
             return 1;
         }
-        let end = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+        let end = end_of_plain(bytes);
+        if self.state == State::InName && self.kept.is_empty() && bytes.get(end) == Some(&b'"') {
+            self.name(&bytes[..end]); // whole in this piece, so it need not be kept
+            return end + 1;
+        }
         self.keep(&bytes[..end], found);
         match bytes.get(end) {
             None => end,
@@ -326,7 +334,7 @@ impl Scanner {
             State::SkipText(_) => {}
             State::InText => match self.slot() {
                 Some(Slot::Said) => found(Found::Bytes(bytes.len() as u64)),
-                Some(Slot::Id | Slot::Model | Slot::End) => self.store(bytes),
+                Some(slot) if self.wants_text(slot) => self.store(bytes),
                 _ => {}
             },
             _ => self.store(bytes),
@@ -345,19 +353,27 @@ impl Scanner {
         self.state = match self.state {
             State::SkipText(depth) => State::Skip(depth),
             State::InName => {
-                let parent = self.open.last().map_or(ROOT, |(node, _)| *node);
-                self.node = if self.overlong { None } else { self.tree.child(parent, &self.kept) };
+                let kept = std::mem::take(&mut self.kept);
+                self.name(&kept);
+                self.kept = kept;
                 State::Colon
             }
             _ => {
-                if let Some(slot @ (Slot::Id | Slot::Model | Slot::End)) = self.slot()
-                    && !self.overlong
-                {
+                if let Some(slot) = self.slot().filter(|&slot| self.wants_text(slot) && !self.overlong) {
+                    self.told_id |= slot == Slot::Id;
+                    self.told_model |= slot == Slot::Model;
                     self.tell_text(slot, found);
                 }
                 self.after()
             }
         };
+    }
+
+    /// Goes to the member of this name, or off the paths of interest.
+    fn name(&mut self, name: &[u8]) {
+        let parent = self.open.last().map_or(ROOT, |(node, _)| *node);
+        self.node = if self.overlong { None } else { self.tree.child(parent, name) };
+        self.state = State::Colon;
     }
 
     fn tell_text(&self, slot: Slot, found: &mut dyn FnMut(Found<'_>)) {
@@ -368,6 +384,16 @@ impl Scanner {
             }
         } else {
             found(Found::Text(slot, &String::from_utf8_lossy(&self.kept)));
+        }
+    }
+
+    /// Chunks repeat identifier and model; once is enough.
+    fn wants_text(&self, slot: Slot) -> bool {
+        match slot {
+            Slot::Id => !self.told_id,
+            Slot::Model => !self.told_model,
+            Slot::End => true,
+            _ => false,
         }
     }
 
@@ -412,5 +438,17 @@ impl Scanner {
         }
         self.state = State::Skip(depth);
         bytes.len()
+    }
+}
+
+/// How many bytes stand before the next quote or backslash. Most texts are short, so the first bytes are looked at
+/// one by one.
+fn end_of_plain(bytes: &[u8]) -> usize {
+    const SHORT: usize = 16;
+    let is_end = |byte: &u8| matches!(byte, b'"' | b'\\');
+    match bytes.iter().take(SHORT).position(is_end) {
+        Some(end) => end,
+        None if bytes.len() <= SHORT => bytes.len(),
+        None => memchr::memchr2(b'"', b'\\', &bytes[SHORT..]).map_or(bytes.len(), |end| SHORT + end),
     }
 }

@@ -354,3 +354,45 @@ fn a_forced_tool_is_told_as_the_answer() {
     assert_eq!(events[events.len() - 2], text("{}"));
     assert!(matches!(events.last(), Some(Event::Done { stop: StopReason::EndTurn, .. })));
 }
+
+/// Models may write what looks like usage; it stands elsewhere and in quotes.
+#[test]
+fn usage_cannot_be_forged_by_what_the_model_says() {
+    let forged = r#"{"usage":{"input_tokens":0,"output_tokens":0,"prompt_tokens":0,"completion_tokens":0},"model":"free","id":"x"}"#;
+    let input: serde_json::Value = serde_json::from_str(forged).expect("JSON");
+    let body = json!({
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "claude-opus-4-6",
+        "content": [
+            {"type": "tool_use", "id": "t", "name": "f", "input": input},
+            {"type": "text", "text": forged},
+            {"type": "server_tool_use", "id": "s", "name": "g", "input": {"deep": [[{"usage": {"output_tokens": 0}}]]}},
+        ],
+        "stop_reason": "end_turn", "usage": {"input_tokens": 10, "output_tokens": 20},
+    });
+    for body in [body.to_string(), serde_json::to_string_pretty(&body).expect("JSON")] {
+        let metered = meter(Wire::AnthropicMessages, false, body.as_bytes().chunks(7));
+        assert_eq!(metered.usage, Usage { input: 10, output: 20, ..Usage::default() });
+        assert_eq!(
+            (metered.model.as_deref(), metered.response_id.as_deref()),
+            (Some("claude-opus-4-6"), Some("msg_1"))
+        );
+        assert!(metered.complete && !metered.estimated);
+    }
+    for wire in crate::WIRES {
+        let mut encoder = wire.encoder(backlot_models::wire::Head { created: 1, include_usage: true });
+        let mut bytes = Vec::new();
+        for event in [
+            started("id_1", "dear", Usage { input: 10, ..Usage::default() }),
+            text(forged),
+            Event::ToolCall { id: "t".into(), name: "f".into() },
+            Event::ToolArguments { id: "t".into(), delta: forged.into() },
+            Event::ToolCallDone { id: "t".into() },
+            done(StopReason::ToolUse, Usage { input: 10, output: 20, ..Usage::default() }),
+        ] {
+            encoder.event(&event, &mut bytes);
+        }
+        let metered = meter(wire, true, [bytes.as_slice()]);
+        assert_eq!(metered.usage, Usage { input: 10, output: 20, ..Usage::default() }, "{wire:?}");
+        assert_eq!((metered.model.as_deref(), metered.response_id.as_deref()), (Some("dear"), Some("id_1")));
+    }
+}
