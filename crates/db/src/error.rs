@@ -29,6 +29,12 @@ pub enum Error {
     /// The group of writes this one belonged to could not be committed.
     #[error("commit failed: {0}")]
     Commit(String),
+    /// A statement of the transaction failed before, so that nothing of it can remain.
+    #[error("a statement of this transaction failed before; all of it is undone")]
+    Aborted,
+    /// The work inside the transaction panicked.
+    #[error("the work inside the transaction panicked; all of it is undone")]
+    Panicked,
     /// Anything else the engine reports.
     #[error("database: {0}")]
     Engine(sqlx::Error),

@@ -28,7 +28,7 @@ use tokio::sync::broadcast;
 
 pub use connection::{Connection, Tx};
 pub use error::Error;
-pub use migrate::{Migration, MIGRATIONS};
+pub use migrate::{MIGRATIONS, Migration};
 pub use signal::Signal;
 pub use value::{Row, Value};
 

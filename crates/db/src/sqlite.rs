@@ -1,19 +1,15 @@
 //! SQLite: four readers, and one writer task with group commit.
 
-use std::{path::Path, str::FromStr, time::Duration};
+use std::{panic::AssertUnwindSafe, path::Path, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use sqlx::{
     SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{
-    Connection, Error, Signal, Tx,
-    connection::EngineConnection,
-    signal::BACKLOG,
-};
+use crate::{Connection, Error, Signal, Tx, connection::EngineConnection, signal::BACKLOG};
 
 /// Writes that share one commit at most. More would make the first of them wait for the last.
 const GROUP: usize = 128;
@@ -33,8 +29,8 @@ impl Sqlite {
             std::fs::create_dir_all(parent)
                 .map_err(|error| Error::Address(format!("cannot create {}: {error}", parent.display())))?;
         }
-        let options = SqliteConnectOptions::from_str(&format!("sqlite://{path}"))
-            .map_err(|error| Error::Address(error.to_string()))?
+        let options = SqliteConnectOptions::new()
+            .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
@@ -55,7 +51,7 @@ impl Sqlite {
     }
 
     pub(crate) async fn read(&self) -> Result<Connection, Error> {
-        Ok(Connection { inner: EngineConnection::Sqlite(self.readers.acquire().await?) })
+        Ok(Connection::new(EngineConnection::Sqlite(self.readers.acquire().await?)))
     }
 
     pub(crate) async fn write<T, E, F>(&self, work: F) -> Result<T, E>
@@ -71,9 +67,18 @@ impl Sqlite {
     }
 
     pub(crate) async fn close(&self) {
+        // Writes are done in order: when this one is, so are all that were waiting.
+        let _closed_before = self.write(|_| Box::pin(async { Ok::<_, Error>(()) })).await;
         self.readers.close().await;
         self.writer_pool.close().await;
     }
+}
+
+/// Why a whole group of writes did not happen. Errors cannot be cloned, and everybody in the group gets one.
+#[derive(Clone)]
+enum Refusal {
+    Closed,
+    Commit(String),
 }
 
 /// One write, with its types erased so that different ones fit into one queue.
@@ -82,7 +87,7 @@ trait Job: Send {
     /// Runs the work and keeps its result; tells whether it succeeded.
     async fn run(&mut self, tx: &mut Tx) -> bool;
     /// Answers the caller, once the commit succeeded or failed.
-    fn finish(self: Box<Self>, commit: Result<(), String>);
+    fn finish(self: Box<Self>, commit: Result<(), Refusal>);
 }
 
 struct WriteJob<T, E, F> {
@@ -100,17 +105,28 @@ where
 {
     async fn run(&mut self, tx: &mut Tx) -> bool {
         let Some(work) = self.work.take() else { return false };
-        let result = work(tx).await;
+        if self.answer.is_closed() {
+            // The caller has gone before its turn came. PostgreSQL would not have begun either.
+            return false;
+        }
+        // A panic must not take the writer with it.
+        let result = match AssertUnwindSafe(async { work(tx).await }).catch_unwind().await {
+            Ok(Ok(_)) if tx.take_failure() => Err(Error::Aborted.into()),
+            Ok(result) => result,
+            Err(_) => Err(Error::Panicked.into()),
+        };
+        tx.take_failure();
         let succeeded = result.is_ok();
         self.result = Some(result);
         succeeded
     }
 
-    fn finish(self: Box<Self>, commit: Result<(), String>) {
+    fn finish(self: Box<Self>, commit: Result<(), Refusal>) {
         let result = match (self.result, commit) {
             (Some(Err(error)), _) => Err(error),
             (Some(Ok(value)), Ok(())) => Ok(value),
-            (_, Err(reason)) => Err(E::from(Error::Commit(reason))),
+            (_, Err(Refusal::Closed)) => Err(E::from(Error::Closed)),
+            (_, Err(Refusal::Commit(reason))) => Err(E::from(Error::Commit(reason))),
             (None, Ok(())) => Err(E::from(Error::Closed)),
         };
         let _the_caller_may_have_gone = self.answer.send(result);
@@ -118,16 +134,12 @@ where
 }
 
 /// The writer: takes whatever waits, runs it in one transaction, commits, answers everybody.
-async fn write_in_groups(
-    pool: SqlitePool,
-    mut jobs: mpsc::Receiver<Box<dyn Job>>,
-    signals: broadcast::Sender<Signal>,
-) {
+async fn write_in_groups(pool: SqlitePool, mut jobs: mpsc::Receiver<Box<dyn Job>>, signals: broadcast::Sender<Signal>) {
     let mut group: Vec<Box<dyn Job>> = Vec::with_capacity(GROUP);
     while jobs.recv_many(&mut group, GROUP).await > 0 {
         let outcome = match pool.acquire().await {
             Ok(connection) => {
-                let mut tx = Tx::new(Connection { inner: EngineConnection::Sqlite(connection) });
+                let mut tx = Tx::new(Connection::new(EngineConnection::Sqlite(connection)));
                 run_group(&mut tx, &mut group).await.map(|()| tx.signals)
             }
             Err(error) => Err(Error::from(error)),
@@ -139,9 +151,10 @@ async fn write_in_groups(
                 }
                 Ok(())
             }
+            Err(Error::Closed) => Err(Refusal::Closed),
             Err(error) => {
                 tracing::error!(%error, writes = group.len(), "a group of writes could not be committed");
-                Err(error.to_string())
+                Err(Refusal::Commit(error.to_string()))
             }
         };
         for job in group.drain(..) {
@@ -151,20 +164,20 @@ async fn write_in_groups(
 }
 
 async fn run_group(tx: &mut Tx, group: &mut [Box<dyn Job>]) -> Result<(), Error> {
-    tx.execute("BEGIN IMMEDIATE", vec![]).await?;
+    tx.control("BEGIN IMMEDIATE").await?;
     let outcome = run_jobs(tx, group).await;
     match outcome {
-        Ok(true) => match tx.execute("COMMIT", vec![]).await {
-            Ok(_) => Ok(()),
+        Ok(true) => match tx.control("COMMIT").await {
+            Ok(()) => Ok(()),
             Err(error) => {
                 // A full disk refuses the commit and leaves the transaction open.
-                let _already_rolled_back = tx.execute("ROLLBACK", vec![]).await;
+                let _already_rolled_back = tx.control("ROLLBACK").await;
                 Err(error)
             }
         },
-        Ok(false) => tx.execute("ROLLBACK", vec![]).await.map(drop),
+        Ok(false) => tx.control("ROLLBACK").await,
         Err(error) => {
-            let _already_rolled_back = tx.execute("ROLLBACK", vec![]).await;
+            let _already_rolled_back = tx.control("ROLLBACK").await;
             Err(error)
         }
     }
@@ -180,13 +193,13 @@ async fn run_jobs(tx: &mut Tx, group: &mut [Box<dyn Job>]) -> Result<bool, Error
         return Ok(succeeded);
     }
     for job in group.iter_mut() {
-        tx.execute("SAVEPOINT job", vec![]).await?;
+        tx.control("SAVEPOINT job").await?;
         let sent = tx.signals.len();
         if !job.run(tx).await {
             tx.signals.truncate(sent);
-            tx.execute("ROLLBACK TO job", vec![]).await?;
+            tx.control("ROLLBACK TO job").await?;
         }
-        tx.execute("RELEASE job", vec![]).await?;
+        tx.control("RELEASE job").await?;
     }
     Ok(true)
 }

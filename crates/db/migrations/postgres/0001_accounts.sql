@@ -48,7 +48,8 @@ CREATE TABLE secrets (
     PRIMARY KEY (account_id, owner, name)
 );
 
-CREATE TABLE rate_windows (
+-- Unlogged: counting a call must not cost a flush, and a crash may forget the count.
+CREATE UNLOGGED TABLE rate_windows (
     principal  TEXT NOT NULL,
     class      TEXT NOT NULL,
     started_at BIGINT NOT NULL,
