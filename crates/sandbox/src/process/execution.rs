@@ -108,10 +108,9 @@ async fn start(shared: &Shared, control: &Control, command: &Command) -> Result<
         // Opening /dev/stdout and its like asks for permission on the pipe itself. What a host file or device
         // would be does not occur here: these are always ours, or /dev/null, which stays as it is.
         let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
-        for end in [Some(&stdout_writer), Some(&stderr_writer), (!command.stdin.is_empty()).then_some(&stdin)] {
-            if let Some(end) = end {
-                rustix::fs::fchown(end, Some(uid), Some(gid)).map_err(|error| setup(error.into()))?;
-            }
+        let input = (!command.stdin.is_empty()).then_some(&stdin);
+        for end in [&stdout_writer, &stderr_writer].into_iter().chain(input) {
+            rustix::fs::fchown(end, Some(uid), Some(gid)).map_err(|error| setup(error.into()))?;
         }
     }
     let request = ToInit::Exec { argv: command.argv.clone(), env: command.env.clone(), cwd: command.cwd.clone() };

@@ -297,12 +297,18 @@ impl Inner {
             }
         };
         let network = match (linked, fds.pop()) {
-            (true, Some(tun)) => Some(network::serve(tun, self.policy(&spec.network))?),
+            (true, Some(tun)) => {
+                if let Some(remains) = &mut holding.remains {
+                    remains.interface = Some(tun.try_clone().map_err(setup)?);
+                }
+                Some(network::serve(tun, self.policy(&spec.network))?)
+            }
             (true, None) => return Err(Error::Setup("the init made no network interface".into())),
             (false, _) => None,
         };
         let remains = holding.remains.take();
-        let (group, ids) = remains.map_or((None, None), |remains| (remains.group, remains.ids));
+        let (group, ids, interface) =
+            remains.map_or((None, None, None), |remains| (remains.group, remains.ids, remains.interface));
         Ok(sandbox::ProcessSandbox(Arc::new(sandbox::Shared {
             id: spec.id,
             limits: spec.limits,
@@ -315,6 +321,7 @@ impl Inner {
             ids,
             owner: ids.is_some().then(|| (identity.agent_uid(), identity.agent_gid())),
             network: std::sync::Mutex::new(network),
+            interface,
             reaper: self.reaper.clone(),
         })))
     }
@@ -325,7 +332,7 @@ impl Inner {
         let scratch = Scratch::at(&spec.scratch);
         let ids = self.ids.as_ref().map_err(|reason| Error::Unsupported(reason.clone()))?;
         let (identity, range) = ids.take(scratch.owner())?;
-        let remains = Remains { init: None, group: None, ids: range };
+        let remains = Remains { init: None, group: None, ids: range, interface: None };
         let mut holding = Holding { remains: Some(remains), reaper: self.reaper.clone() };
         for layer in &spec.layers {
             check_layer(layer)?;

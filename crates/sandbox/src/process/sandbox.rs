@@ -41,6 +41,8 @@ pub(super) struct Shared {
     /// The host's user and group of programs, where they are not the server's own.
     pub(super) owner: Option<(u32, u32)>,
     pub(super) network: Mutex<Option<network::Handle>>,
+    /// A second descriptor of the network interface, so that the runtime's threads never close the last one.
+    pub(super) interface: Option<OwnedFd>,
     pub(super) reaper: Reaper,
 }
 
@@ -56,7 +58,12 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.kill();
-        let remains = Remains { init: self.pidfd.try_clone().ok(), group: self.group.take(), ids: self.ids.take() };
+        let remains = Remains {
+            init: self.pidfd.try_clone().ok(),
+            group: self.group.take(),
+            ids: self.ids.take(),
+            interface: self.interface.take(),
+        };
         self.reaper.take(remains);
     }
 }

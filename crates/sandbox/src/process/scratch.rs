@@ -336,7 +336,7 @@ mod tests {
         let closed = scratch.upper.join("closed/inner");
         fs::create_dir_all(&closed).unwrap();
         fs::write(closed.join("file"), "x").unwrap();
-        fs::set_permissions(scratch.upper.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(scratch.upper.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
         // Deeper than any path: 3000 levels of ten characters.
         let mut at = open(&scratch.home, OFlags::PATH, Mode::empty()).unwrap();
         for _ in 0..3000 {

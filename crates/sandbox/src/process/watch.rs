@@ -202,7 +202,7 @@ fn unlinked_bytes(init: u32) -> u64 {
                 continue;
             }
             // Memory files and shared memory are memory, and limited as such.
-            let on_disk = rustix::fs::statfs(&path).is_ok_and(|stat| stat.f_type as i64 != libc::TMPFS_MAGIC as i64);
+            let on_disk = rustix::fs::statfs(&path).is_ok_and(|stat| stat.f_type != libc::TMPFS_MAGIC);
             if on_disk {
                 total = total.saturating_add(metadata.blocks().saturating_mul(512));
             }

@@ -50,7 +50,7 @@ fn server_to_be_killed() {
             await_output(&mut execution, "up").await;
             alive.push((sandbox, execution));
         }
-        println!("all are up");
+        std::io::stdout().write_all(b"all are up\n").unwrap();
         std::io::stdout().flush().unwrap();
         tokio::time::sleep(Duration::from_secs(600)).await;
     });

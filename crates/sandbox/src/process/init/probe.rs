@@ -102,7 +102,8 @@ fn steps(
         return findings;
     }
     let device = link::make();
-    let sources = tree::OverlaySources::open(&[scratch.empty.clone()], mapped, &scratch.upper, &scratch.work);
+    let sources =
+        tree::OverlaySources::open(std::slice::from_ref(&scratch.empty), mapped, &scratch.upper, &scratch.work);
     let ids = privileges::become_namespace_root(identity).map_err(Failure::at("taking the ids"));
     let overlay = sources.and_then(|sources| {
         ids?;
