@@ -25,8 +25,8 @@ pub mod wire;
 pub use answer::Answer;
 pub use error::{Error, ErrorKind};
 pub use message::{
-    Block, Effort, Event, EventStream, Image, Message, Request, ResponseFormat, Role, StopReason, Thinking, Tool, ToolChoice,
-    Usage,
+    Block, Effort, Event, EventStream, Image, Message, Request, ResponseFormat, Role, StopReason, Thinking, Tool,
+    ToolChoice, Usage,
 };
 
 /// Something that answers requests: a remote provider's model family or the local model.

@@ -5,7 +5,7 @@
 //! expects them. [`Wire`] names a format and reaches all of it, so that callers need no `match` of their own.
 //!
 //! Reasoning must come back to its provider unchanged, also through a conversation held in another
-//! provider's format: [`proof`] wraps what a format has no place for.
+//! provider's format: `proof` wraps what a format has no place for.
 //!
 //! To add a format: a folder with `client.rs` and `server.rs` like the others, and one arm in each `match` below.
 
