@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use backlot_models::wire::Wire;
-use bytes::Bytes;
 use reqwest::{
     Method,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Admission, Asked, CallError, GatewayCaller, Models, Relayed, RelayedBody,
@@ -51,7 +50,7 @@ impl Models {
                 pass_error_on(wire, response, place.key()).await
             }
         } else {
-            let incoming = wire.decode_request(&with_output_limit(&asked.body))?;
+            let incoming = wire.decode_request(&asked.body)?;
             let (tokens, estimated) = match &place {
                 Place::Local(model) => (model.count_tokens(&incoming.request).await?, false),
                 Place::Remote { .. } => ((asked.body.len() as u64).div_ceil(4), true),
@@ -71,15 +70,4 @@ fn counted(tokens: u64, estimated: bool) -> Relayed {
     }
     let body = RelayedBody::Whole(json!({"input_tokens": tokens}).to_string().into());
     Relayed { status: 200, headers, body }
-}
-
-/// The limit that every request but these must have.
-fn with_output_limit(body: &Bytes) -> Bytes {
-    match serde_json::from_slice::<Value>(body) {
-        Ok(mut request) if request.is_object() && request.get("max_tokens").is_none() => {
-            request["max_tokens"] = json!(1);
-            request.to_string().into()
-        }
-        _ => body.clone(),
-    }
 }

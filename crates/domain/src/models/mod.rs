@@ -21,6 +21,7 @@ mod catalog;
 mod complete;
 mod count_tokens;
 mod estimate;
+mod key_guard;
 mod metered_events;
 mod passing_body;
 mod recovery;
@@ -42,7 +43,7 @@ use backlot_models::local::LocalModel;
 use tokio_util::task::TaskTracker;
 
 pub use backlot_models::{
-    ErrorKind, EventStream, Request, Usage,
+    Block, ErrorKind, EventStream, Request, Usage,
     prices::Prices,
     wire::{ModelCard, Wire},
 };

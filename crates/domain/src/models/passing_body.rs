@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::booking::OpenCall;
+use super::{booking::OpenCall, key_guard::KeyGuard};
 
 /// The body of an answer that is passed through. Dropped before its end, it is read to its end in the background.
 pub(super) struct PassingBody {
@@ -26,7 +26,7 @@ pub(super) struct PassingBody {
 struct Passing {
     body: BodyStream,
     reader: UsageReader,
-    filter: Option<ChunkFilter>,
+    filters: Filters,
     call: OpenCall,
     wire: Wire,
     status: u16,
@@ -35,18 +35,49 @@ struct Passing {
     between_events: bool,
 }
 
+/// What is taken out on the way.
+#[derive(Default)]
+pub(super) struct Filters {
+    /// The usage chunk that only the gateway had asked for.
+    pub(super) usage: Option<ChunkFilter>,
+    /// The operator's key.
+    pub(super) guard: Option<KeyGuard>,
+}
+
+impl Filters {
+    fn push(&mut self, mut bytes: Bytes) -> Bytes {
+        if let Some(usage) = &mut self.usage {
+            bytes = usage.push(bytes);
+        }
+        if let Some(guard) = &mut self.guard {
+            bytes = guard.push(bytes);
+        }
+        bytes
+    }
+
+    fn finish(mut self) -> Bytes {
+        let mut rest = self.usage.take().map(ChunkFilter::finish).unwrap_or_default();
+        if let Some(mut guard) = self.guard.take() {
+            let last = guard.push(rest);
+            let held = guard.finish();
+            rest = if held.is_empty() { last } else { [last, held].concat().into() };
+        }
+        rest
+    }
+}
+
 impl PassingBody {
     pub(super) fn new(
         body: BodyStream,
         reader: UsageReader,
-        filter: Option<ChunkFilter>,
+        filters: Filters,
         call: OpenCall,
         wire: Wire,
         status: u16,
         is_event_stream: bool,
     ) -> Self {
         let cut = Box::pin(call.ledger().cut().clone().cancelled_owned());
-        let passing = Passing { body, reader, filter, call, wire, status, is_event_stream, between_events: true };
+        let passing = Passing { body, reader, filters, call, wire, status, is_event_stream, between_events: true };
         Self { passing: Some(passing), cut }
     }
 
@@ -94,21 +125,18 @@ impl Stream for PassingBody {
             match passing.body.as_mut().poll_next(context) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     passing.reader.feed(&bytes);
-                    let bytes = match &mut passing.filter {
-                        Some(filter) => filter.push(bytes),
-                        None => bytes,
-                    };
+                    let bytes = passing.filters.push(bytes);
                     if !bytes.is_empty() {
                         passing.between_events = bytes.ends_with(b"\n\n") || bytes.ends_with(b"\n\r\n");
                         return Poll::Ready(Some(Ok(bytes)));
                     }
                 }
                 Poll::Ready(None) => {
-                    let rest = passing.filter.take().map(ChunkFilter::finish).filter(|rest| !rest.is_empty());
+                    let rest = std::mem::take(&mut passing.filters).finish();
                     if let Some(passing) = this.passing.take() {
                         passing.finish();
                     }
-                    return Poll::Ready(rest.map(Ok));
+                    return Poll::Ready((!rest.is_empty()).then_some(Ok(rest)));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(this.break_off(error)),
                 Poll::Pending => {

@@ -20,8 +20,9 @@ use super::{
     CallError, GatewayCaller, Models,
     booking::OpenCall,
     estimate::{Estimate, estimate},
+    key_guard::KeyGuard,
     metered_events::MeteredEvents,
-    passing_body::PassingBody,
+    passing_body::{Filters, PassingBody},
     resolve::{Answerer, Resolved},
     surviving::Surviving,
 };
@@ -237,11 +238,16 @@ async fn pass_on(
     }
     let reader = UsageReader::for_wire(wire, is_event_stream).with_request_bytes(prepared.body.len());
     let filter = (is_event_stream && prepared.swallow_usage_chunk).then(ChunkFilter::new);
+    let guard = KeyGuard::new(key);
     let mut headers = response.headers;
     if filter.is_some() {
         headers.remove(CONTENT_LENGTH);
     }
-    let body = PassingBody::new(response.body, reader, filter, call, wire, status, is_event_stream);
+    if let Some(guard) = &guard {
+        guard.clean(&mut headers);
+    }
+    let body =
+        PassingBody::new(response.body, reader, Filters { usage: filter, guard }, call, wire, status, is_event_stream);
     Relayed { status, headers, body: RelayedBody::Stream(Box::pin(body)) }
 }
 
@@ -257,17 +263,13 @@ pub(super) async fn pass_error_on(wire: Wire, response: Response, key: Option<&S
             break;
         }
     }
-    let quotes_key = key.is_some_and(|key| {
-        let key = key.expose().as_bytes();
-        !key.is_empty() && memchr::memmem::find(&body, key).is_some()
-    });
-    if quotes_key || matches!(status, 401 | 403) {
-        // The codec's reading of it has everything that looks like a key blotted out.
-        let mut error = wire.decode_error(status, &body);
-        if let Some(key) = key.filter(|key| !key.expose().is_empty()) {
-            error.message = error.message.replace(key.expose(), "[key]");
-        }
-        let (_, value) = wire.encode_error(&error, None);
+    if let Some(guard) = KeyGuard::new(key) {
+        guard.overwrite(&mut body);
+        guard.clean(&mut headers);
+    }
+    if matches!(status, 401 | 403) {
+        // Providers quote keys in part, too; in the codec's reading everything that looks like a key is blotted out.
+        let (_, value) = wire.encode_error(&wire.decode_error(status, &body), None);
         body = BytesMut::from(value.to_string().as_bytes());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
