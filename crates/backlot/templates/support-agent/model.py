@@ -18,6 +18,8 @@ MODEL = (
     or "gpt-4o-mini"
 )
 RETRIES = 3
+# When the platform ends the run.
+DEADLINE = float(os.environ.get("CASTARI_DEADLINE_UNIX_MS") or "inf") / 1000
 
 
 class ModelError(Exception):
@@ -33,7 +35,7 @@ class ModelError(Exception):
         return self.status in (400, 404, 422, 501) and re.search("tool|function", str(self), re.I) is not None
 
 
-def ask(messages, tools=None, max_tokens=2048):
+def ask(messages, tools=None, max_tokens=600):
     """Asks once and returns the model's message."""
     body = {"model": MODEL, "messages": messages, "max_tokens": max_tokens}
     if tools:
@@ -56,7 +58,10 @@ def _post(path, body):
     )
     for attempt in range(RETRIES + 1):
         try:
-            with urllib.request.urlopen(request, timeout=300) as response:
+            left = DEADLINE - time.time() - 3
+            if left <= 0:
+                raise ModelError("the model did not answer in the run's time")
+            with urllib.request.urlopen(request, timeout=min(left, 300)) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             text = error.read().decode("utf-8", "replace")

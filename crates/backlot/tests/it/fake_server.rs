@@ -53,6 +53,14 @@ impl Answer {
         }
     }
 
+    /// An event stream that says this much and then stays open without a word.
+    pub(crate) fn events_then_silence(text: &str) -> Self {
+        use futures::StreamExt as _;
+        let first = futures::stream::iter([Ok::<_, std::io::Error>(text.to_owned())]);
+        let body = Body::from_stream(first.chain(futures::stream::pending()));
+        Self { status: 200, headers: vec![("content-type", "text/event-stream".into())], body }
+    }
+
     pub(crate) fn empty(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Body::empty() }
     }

@@ -27,6 +27,11 @@ struct Run {
 
 /// Runs a program of the template with the variables that a sandbox has.
 async fn run(folder: &Path, program: &[&str], server: &FakeServer, session: Option<&str>, prompt: &str) -> Run {
+    let more: Vec<(&str, String)> = session.map(|s| ("CASTARI_SESSION_ID", s.to_owned())).into_iter().collect();
+    run_with(folder, program, server, &more, prompt).await
+}
+
+async fn run_with(folder: &Path, program: &[&str], server: &FakeServer, more: &[(&str, String)], prompt: &str) -> Run {
     let mut command = tokio::process::Command::new(program[0]);
     command
         .args(&program[1..])
@@ -45,8 +50,8 @@ async fn run(folder: &Path, program: &[&str], server: &FakeServer, session: Opti
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    if let Some(session) = session {
-        command.env("CASTARI_SESSION_ID", session);
+    for (name, value) in more {
+        command.env(name, value);
     }
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{} does not start: {e}", program[0]));
     let mut input = child.stdin.take().expect("stdin");
@@ -58,6 +63,23 @@ async fn run(folder: &Path, program: &[&str], server: &FakeServer, session: Opti
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// A model that stops in the middle of its answer and says nothing more.
+async fn stalling() -> FakeServer {
+    FakeServer::start(|_| {
+        let whole = anthropic_events(&Turn::Text("Half an answer."));
+        let cut = whole.find("event: content_block_stop").unwrap_or(whole.len());
+        Some(Answer::events_then_silence(&whole[..cut]))
+    })
+    .await
+}
+
+/// The variable that tells a program that its run ends so soon.
+fn deadline_in(after: std::time::Duration) -> [(&'static str, String); 1] {
+    let at = std::time::SystemTime::now() + after;
+    let at = at.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis();
+    [("CASTARI_DEADLINE_UNIX_MS", at.to_string())]
 }
 
 /// What the scripted model says in one turn.
@@ -385,6 +407,10 @@ async fn research_agent_reads_reports_and_manages_without_tools() {
     assert!(results[2].contains("/dev/kvm") && results[3].contains("neither in the library"), "{results:?}");
     assert!(std::fs::read_to_string(folder.join("report.md")).expect("report").starts_with("# Report"));
 
+    let soon = deadline_in(std::time::Duration::from_secs(10));
+    let cut = run_with(&folder, &program, &stalling().await, &soon, "Compare").await;
+    assert_eq!((cut.code, cut.out.as_str()), (Some(0), "Half an answer.\n"), "{}", cut.err);
+
     let server = without_tools().await;
     let plain = run(&folder, &program, &server, None, "What is a microVM?").await;
     assert_eq!((plain.code, plain.out.as_str()), (Some(0), "A plain answer.\n"), "{}", plain.err);
@@ -412,6 +438,28 @@ async fn a_model_without_tools_gives_a_plain_answer() {
             let asked = seen[1].json()["messages"][0]["content"].as_str().unwrap_or("").to_owned();
             assert!(asked.contains("shipped") && asked.contains("Ada Lovelace"), "{asked}");
         }
+    }
+}
+
+#[tokio::test]
+async fn shortly_before_the_deadline_half_an_answer_is_given() {
+    for template in ["default", "mcp-tools"] {
+        let ada = Person::new();
+        let folder = init(&ada, template).await;
+        let soon = deadline_in(std::time::Duration::from_secs(8));
+        let run = run_with(&folder, &["node", "src/index.mjs"], &stalling().await, &soon, "x").await;
+        assert_eq!((run.code, run.out.as_str()), (Some(0), "Half an answer.\n"), "{template}: {}", run.err);
+        assert!(run.err.contains("time was up"), "{template}: {}", run.err);
+    }
+    // Nothing to give: the reason.
+    for (template, program) in [("default", ["node", "src/index.mjs"]), ("support-agent", ["python3", "main.py"])] {
+        let ada = Person::new();
+        let folder = init(&ada, template).await;
+        let silent = FakeServer::start(|_| Some(Answer::events_then_silence(""))).await;
+        let soon = deadline_in(std::time::Duration::from_secs(6));
+        let run = run_with(&folder, &program, &silent, &soon, "x").await;
+        assert_eq!((run.code, run.out.as_str()), (Some(1), ""), "{template}: {}", run.err);
+        assert!(!run.err.is_empty() && !run.err.contains("Traceback"), "{template}: {}", run.err);
     }
 }
 

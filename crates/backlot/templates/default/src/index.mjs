@@ -7,7 +7,6 @@ import { ModelError, ask, refusesTools } from "./model.mjs";
 import { call, tools } from "./tools.mjs";
 
 const MAX_TURNS = Number(process.env.CASTARI_MAX_TURNS) || 30;
-const DEADLINE = Number(process.env.CASTARI_DEADLINE_UNIX_MS) || Infinity;
 // In a session the folder is kept between runs, and with it what was said.
 const MEMORY = process.env.CASTARI_SESSION_ID ? ".conversation.json" : null;
 const REMEMBERED = 12;
@@ -37,7 +36,6 @@ async function work(messages) {
   const system = process.env.CASTARI_SYSTEM_PROMPT || readFileSync(new URL("../CLAUDE.md", import.meta.url), "utf8");
   const said = [];
   for (let turn = 0; turn < MAX_TURNS; turn++) {
-    if (Date.now() > DEADLINE - 5000) throw new Error("out of time; give this agent a longer timeout or a smaller task");
     const { content, stopReason } = await ask({ system, messages, tools, onText: show });
     const spoken = content.filter((b) => b.type === "text").map((b) => b.text).join("");
     if (spoken.trim()) {
@@ -46,7 +44,7 @@ async function work(messages) {
     }
     const calls = content.filter((b) => b.type === "tool_use");
     if (calls.length === 0) {
-      if (stopReason === "max_tokens") console.error("The answer was cut at the model's token limit.");
+      explainCut(stopReason);
       return said.join("\n");
     }
     messages.push({ role: "assistant", content });
@@ -62,9 +60,15 @@ async function work(messages) {
 }
 
 async function say(request) {
-  const { content } = await ask({ ...request, onText: show });
+  const { content, stopReason } = await ask({ ...request, onText: show });
   show("\n");
+  explainCut(stopReason);
   return content.filter((b) => b.type === "text").map((b) => b.text).join("");
+}
+
+function explainCut(stopReason) {
+  if (stopReason === "max_tokens") console.error("The answer was cut at the model's token limit.");
+  if (stopReason === "deadline") console.error("The answer was cut when the run's time was up; raise it with: backlot agents update __AGENT_SLUG__ --timeout");
 }
 
 function show(piece) {

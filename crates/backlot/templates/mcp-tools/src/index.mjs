@@ -52,7 +52,7 @@ async function work(prompt, toolbox) {
   for (let turn = 0; turn < MAX_TURNS; turn++) {
     let answer;
     try {
-      answer = await ask({ system, messages, tools });
+      answer = await ask({ system, messages, tools, maxTokens: 1024 });
     } catch (error) {
       if (!refusesTools(error)) throw error;
       console.error("This model cannot use tools; answering without them.");
@@ -60,6 +60,7 @@ async function work(prompt, toolbox) {
       answer = await ask({ ...plain, messages: [{ role: "user", content: prompt }] });
     }
     const calls = answer.content.filter((b) => b.type === "tool_use");
+    if (answer.stopReason === "deadline") console.error("The answer was cut when the run's time was up.");
     if (calls.length === 0) return answer.content.filter((b) => b.type === "text").map((b) => b.text).join("\n");
     messages.push({ role: "assistant", content: answer.content });
     messages.push({ role: "user", content: await Promise.all(calls.map((call) => use(call, toolbox))) });

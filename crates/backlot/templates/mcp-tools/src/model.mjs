@@ -4,6 +4,9 @@
 const BASE = (process.env.ANTHROPIC_BASE_URL || "https://api.anthropic.com").replace(/\/+$/, "");
 const MODEL = process.env.ANTHROPIC_MODEL || process.env.CASTARI_DEFAULT_MODEL || "claude-sonnet-4-5-20250929";
 const RETRIES = 3;
+// When the run is about to be ended, what has arrived of an answer is better than nothing.
+const DEADLINE = Number(process.env.CASTARI_DEADLINE_UNIX_MS) || Infinity;
+const MARGIN_MS = 4000;
 
 export class ModelError extends Error {
   constructor(message, status = 0) {
@@ -20,23 +23,37 @@ export function refusesTools(error) {
 
 /**
  * Asks the model once. `onText` gets the text as it arrives.
- * Returns the answer's content blocks and the reason it stopped.
+ * Returns the answer's content blocks and the reason it stopped: "deadline" when the run's time was nearly up.
  */
 export async function ask({ system, messages, tools, maxTokens = 2048, onText = () => {} }) {
+  const stop = new AbortController();
+  const left = DEADLINE - MARGIN_MS - Date.now();
+  const timer = left < 2 ** 31 ? setTimeout(() => stop.abort(), Math.max(left, 0)) : undefined;
+  try {
+    return await send({ system, messages, tools, maxTokens, onText, signal: stop.signal });
+  } catch (error) {
+    if (stop.signal.aborted) throw new ModelError("the model did not answer in the run's time");
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function send({ system, messages, tools, maxTokens, onText, signal }) {
   const body = { model: MODEL, max_tokens: maxTokens, stream: true, messages };
   if (system) body.system = system;
   if (tools?.length) body.tools = tools;
-  const response = await post("/v1/messages", body);
+  const response = await post("/v1/messages", body, signal);
   if (!(response.headers.get("content-type") || "").includes("text/event-stream")) {
     const answer = await response.json();
     const content = answer.content ?? [];
     for (const block of content) if (block.type === "text") onText(block.text);
     return { content, stopReason: answer.stop_reason };
   }
-  return collect(events(response.body), onText);
+  return collect(events(response.body), onText, signal);
 }
 
-async function post(path, body) {
+async function post(path, body, signal) {
   for (let attempt = 0; ; attempt++) {
     let response;
     try {
@@ -48,9 +65,10 @@ async function post(path, body) {
           "x-api-key": process.env.ANTHROPIC_API_KEY || "",
         },
         body: JSON.stringify(body),
+        signal,
       });
     } catch (error) {
-      if (attempt >= RETRIES) throw new ModelError(`cannot reach the model: ${error.cause?.message || error.message}`);
+      if (attempt >= RETRIES || signal.aborted) throw new ModelError(`cannot reach the model: ${error.cause?.message || error.message}`);
       await pause(500 * 2 ** attempt);
       continue;
     }
@@ -91,8 +109,19 @@ async function* events(stream) {
   }
 }
 
-async function collect(stream, onText) {
+async function collect(stream, onText, signal) {
   const content = [];
+  try {
+    const stopReason = await read(stream, content, onText);
+    return { content: content.filter(Boolean), stopReason };
+  } catch (error) {
+    const text = content.filter((block) => block?.type === "text" && block.text);
+    if (!signal.aborted || text.length === 0) throw error;
+    return { content: text, stopReason: "deadline" };
+  }
+}
+
+async function read(stream, content, onText) {
   const json = [];
   let stopReason = null;
   for await (const event of stream) {
@@ -126,5 +155,5 @@ async function collect(stream, onText) {
     }
   }
   if (stopReason === null) throw new ModelError("the model's answer was cut off");
-  return { content: content.filter(Boolean), stopReason };
+  return stopReason;
 }

@@ -10,6 +10,9 @@ import { call, tools } from "./tools.js";
 
 const client = new Anthropic();
 const model = process.env.ANTHROPIC_MODEL || process.env.CASTARI_DEFAULT_MODEL || "claude-sonnet-4-5-20250929";
+// When the run is about to be ended, what has arrived of an answer is better than nothing.
+const deadline = Number(process.env.CASTARI_DEADLINE_UNIX_MS) || Infinity;
+const marginMs = 4000;
 const maxTurns = Number(process.env.CASTARI_MAX_TURNS) || 20;
 
 async function main(): Promise<void> {
@@ -36,10 +39,10 @@ async function research(question: string): Promise<string> {
   const messages: Anthropic.MessageParam[] = [{ role: "user", content: question }];
   let report = "";
   for (let turn = 0; turn < maxTurns; turn++) {
-    const answer = await client.messages.create({ model, max_tokens: 2048, system, tools, messages });
-    const calls = answer.content.filter((block): block is Anthropic.ToolUseBlock => block.type === "tool_use");
-    if (calls.length === 0) return report || spoken(answer);
-    messages.push({ role: "assistant", content: answer.content });
+    const content = await ask({ model, max_tokens: 2048, system, tools, messages });
+    const calls = content.filter((block): block is Anthropic.ToolUseBlock => block.type === "tool_use");
+    if (calls.length === 0) return report || spoken(content);
+    messages.push({ role: "assistant", content });
     const results = await Promise.all(
       calls.map(async (use): Promise<Anthropic.ToolResultBlockParam> => {
         console.error(`${use.name} ${JSON.stringify(use.input).slice(0, 200)}`);
@@ -60,12 +63,30 @@ async function answerPlainly(question: string): Promise<string> {
   const url = found.content.match(/notes:\/\/\S+/)?.[0];
   const note = sources.find((source) => source.url === url);
   const content = note ? `${note.title}: ${note.text}\n\nUse this note to answer: ${question}` : question;
-  const answer = await client.messages.create({ model, max_tokens: 1024, messages: [{ role: "user", content }] });
-  return spoken(answer);
+  return spoken(await ask({ model, max_tokens: 1024, messages: [{ role: "user", content }] }));
 }
 
-function spoken(answer: Anthropic.Message): string {
-  return answer.content.map((block) => (block.type === "text" ? block.text : "")).join("");
+/** Asks once, streamed; shortly before the deadline it gives what text there is. */
+async function ask(request: Anthropic.MessageStreamParams): Promise<Anthropic.ContentBlock[]> {
+  const stream = client.messages.stream(request);
+  let text = "";
+  stream.on("text", (piece) => (text += piece));
+  const left = deadline - marginMs - Date.now();
+  const timer = left < 2 ** 31 ? setTimeout(() => stream.abort(), Math.max(left, 0)) : undefined;
+  try {
+    return (await stream.finalMessage()).content;
+  } catch (error) {
+    if (!(error instanceof Anthropic.APIUserAbortError)) throw error;
+    if (!text) throw new Error("the model did not answer in the run's time");
+    console.error("The answer was cut when the run's time was up.");
+    return [{ type: "text", text, citations: null }];
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function spoken(content: Anthropic.ContentBlock[]): string {
+  return content.map((block) => (block.type === "text" ? block.text : "")).join("");
 }
 
 function refusesTools(error: unknown): boolean {
