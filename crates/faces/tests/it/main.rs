@@ -1,0 +1,9 @@
+//! Faces against real servers: a router on a port, a domain behind it, a scripted provider behind that.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod castari;
+mod caster;
+mod floor;
+mod gateway;
+mod gateway_compat;
