@@ -148,7 +148,7 @@ async fn no_key_token_or_prompt_is_ever_told() {
                 Turn::raw(502, "text/html", [format!("<p>{PROVIDER_KEY}</p>").into()]),
                 Turn::raw(200, "application/json", ["nonsense".into()]),
             ] {
-                let stream = !matches!(format!("{turn:?}").contains("nonsense"), true);
+                let stream = !format!("{turn:?}").contains("nonsense");
                 world.provider.push(turn);
                 let body = question(wire, model, "my-private-prompt", stream);
                 match world.post(wire, &run.secret, &body).send().await {
