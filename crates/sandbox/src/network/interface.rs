@@ -60,10 +60,8 @@ pub(crate) fn open() -> io::Result<OwnedFd> {
 }
 
 fn add_v6(index: libc::c_int) -> io::Result<()> {
+    add_address_v6(index, SANDBOX_V6, PREFIX_V6)?;
     let v6 = socket(libc::AF_INET6)?;
-    let mut address =
-        libc::in6_ifreq { ifr6_addr: octets_v6(SANDBOX_V6), ifr6_prefixlen: u32::from(PREFIX_V6), ifr6_ifindex: index };
-    ioctl(&v6, libc::SIOCSIFADDR, &mut address)?;
     let anywhere = octets_v6(Ipv6Addr::UNSPECIFIED);
     let mut route = RouteV6 {
         destination: anywhere,
@@ -78,6 +76,62 @@ fn add_v6(index: libc::c_int) -> io::Result<()> {
         interface: index,
     };
     ioctl(&v6, libc::SIOCADDRT, &mut route)
+}
+
+/// Gives an interface an IPv6 address that counts at once. The old interface calls cannot do that: theirs stays
+/// tentative for some milliseconds, in which connections would be made from another address.
+fn add_address_v6(index: libc::c_int, address: Ipv6Addr, prefix: u8) -> io::Result<()> {
+    let length = u32::try_from(mem::size_of::<AddressRequest>()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let request = AddressRequest {
+        header: libc::nlmsghdr {
+            nlmsg_len: length,
+            nlmsg_type: libc::RTM_NEWADDR,
+            nlmsg_flags: (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE) as u16,
+            nlmsg_seq: 1,
+            nlmsg_pid: 0,
+        },
+        family: libc::AF_INET6 as u8,
+        prefix,
+        flags: libc::IFA_F_NODAD as u8,
+        scope: libc::RT_SCOPE_UNIVERSE,
+        index: index.cast_unsigned(),
+        attribute_length: 4 + 16,
+        attribute: libc::IFA_ADDRESS,
+        address: address.octets(),
+    };
+    // SAFETY: takes no pointers.
+    let socket =
+        owned(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) })?;
+    // SAFETY: a plain C structure without padding, alive for the call.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), (&raw const request).cast(), mem::size_of_val(&request), 0) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Header, then the negative error number, or zero.
+    let mut answer = [0_u8; 1024];
+    // SAFETY: writes at most the length of the buffer.
+    let length = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+    if length < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+/// The kernel's `nlmsghdr`, `ifaddrmsg` and one `rtattr`, in a row.
+#[repr(C)]
+struct AddressRequest {
+    header: libc::nlmsghdr,
+    family: u8,
+    prefix: u8,
+    flags: u8,
+    scope: u8,
+    index: u32,
+    attribute_length: u16,
+    attribute: u16,
+    address: [u8; 16],
 }
 
 /// The kernel's `struct in6_rtmsg`; that of the `libc` crate has private fields.
@@ -152,13 +206,18 @@ fn ioctl<T>(fd: &OwnedFd, request: impl TryInto<libc::Ioctl>, argument: &mut T) 
     Ok(())
 }
 
-/// Brings the loopback interface of the calling thread's namespace up and gives it one more address, for tests in
-/// which it stands for the world.
+/// Brings the loopback interface of the calling thread's namespace up and gives it more addresses, for tests in which
+/// it stands for the world.
 #[cfg(test)]
-pub(super) fn raise_loopback(address: Ipv4Addr) -> io::Result<()> {
+pub(super) fn raise_loopback(address: Ipv4Addr, address_v6: Ipv6Addr) -> io::Result<()> {
     let socket = socket(libc::AF_INET)?;
     raise(&socket, c"lo")?;
     let mut request = named(c"lo:1");
     request.ifr_ifru.ifru_addr = address_v4(address);
-    ioctl(&socket, libc::SIOCSIFADDR, &mut request)
+    ioctl(&socket, libc::SIOCSIFADDR, &mut request)?;
+    let mut request = named(c"lo");
+    ioctl(&socket, libc::SIOCGIFINDEX, &mut request)?;
+    // SAFETY: SIOCGIFINDEX has written this field of the union.
+    let index = unsafe { request.ifr_ifru.ifru_ifindex };
+    add_address_v6(index, address_v6, 128)
 }
