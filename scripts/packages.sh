@@ -2,18 +2,24 @@
 needed=()
 reasons=()
 
+want() {
+    needed+=("$1")
+    reasons+=("  $1: $2")
+}
+
 # need COMMAND PACKAGE REASON
 need() {
-    command -v "$1" >/dev/null 2>&1 && return
-    needed+=("$2")
-    reasons+=("  $2: $3")
+    command -v "$1" >/dev/null 2>&1 || want "$2" "$3"
+}
+
+# need_for_sandboxes COMMAND PACKAGE REASON: sandboxes see /usr and nothing of what a version manager keeps in a home.
+need_for_sandboxes() {
+    [ -x "/usr/local/bin/$1" ] || [ -x "/usr/bin/$1" ] || [ -x "/bin/$1" ] || want "$2" "$3"
 }
 
 # need_file PATH PACKAGE REASON
 need_file() {
-    [ -e "$1" ] && return
-    needed+=("$2")
-    reasons+=("  $2: $3")
+    [ -e "$1" ] || want "$2" "$3"
 }
 
 install_needed() {
