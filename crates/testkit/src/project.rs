@@ -34,9 +34,10 @@ impl Project {
         Self::empty().with("castari.json", manifest.to_string()).with(entrypoint, source)
     }
 
-    /// The same with one more file.
+    /// The same with one more file, or another content of one.
     #[must_use]
     pub fn with(mut self, path: &str, content: impl Into<Vec<u8>>) -> Self {
+        self.files.retain(|(other, _)| other != path);
         self.files.push((path.to_owned(), content.into()));
         self
     }

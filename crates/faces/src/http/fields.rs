@@ -489,7 +489,7 @@ mod tests {
                 turns: fields.change("turns", integer(1, 500)),
                 flag: fields.optional("flag", Boolean),
                 kind: fields.optional("kind", word(&["yes", "no"], |word| Some(word == "yes").filter(|_| word != "x"))),
-                tags: fields.optional("tags", list(text(1, 3), 2)),
+                tags: fields.optional("tags", list(text(1, 3), 3)),
                 inner: fields.optional("inner", object()),
             }
         }

@@ -32,7 +32,8 @@ pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, JsonFault> {
         Err(error) => {
             let text = error.to_string();
             let message = text.split(" at line ").next().unwrap_or("invalid JSON").to_owned();
-            Err(JsonFault::Malformed { offset: offset_of(body, error.line(), error.column()), message })
+            let offset = if error.is_eof() { body.len() } else { offset_of(body, error.line(), error.column()) };
+            Err(JsonFault::Malformed { offset, message })
         }
     }
 }
@@ -60,6 +61,7 @@ mod tests {
         assert_eq!(malformed("{x"), (1, "key must be a string".to_owned()));
         assert_eq!(malformed("{\"a\":\n  nope}"), (9, "expected ident".to_owned()));
         assert_eq!(malformed("{\"a\":1} b").0, 8);
+        assert_eq!(malformed("{").0, 1);
         assert_eq!(object(b" \n"), Err(JsonFault::Empty));
         assert_eq!(object(b"[1]"), Err(JsonFault::NotAnObject));
         assert_eq!(object(b"null"), Err(JsonFault::NotAnObject));

@@ -79,7 +79,8 @@ async fn browsers_are_let_in_from_the_origins_that_the_operator_names() {
 async fn a_face_with_a_host_of_its_own_begins_at_the_root() {
     let faces = FacesSettings { castari_host: Some("api.example.com".into()), ..FacesSettings::default() };
     let (_server, ada, anonymous) = TestServer::with(Setup { faces, ..Setup::default() }).await;
-    let at = async |host: &str, path: &str| Answer::to(ada.request(Method::GET, path).header("Host", host)).await.status;
+    let at =
+        async |host: &str, path: &str| Answer::to(ada.request(Method::GET, path).header("Host", host)).await.status;
     assert_eq!(at("api.example.com", "/api/v1/agents").await, 200);
     assert_eq!(at("API.example.com:8080", "/castari/api/v1/agents").await, 200);
     assert_eq!(at("other.example.com", "/api/v1/agents").await, 404);
@@ -101,7 +102,10 @@ async fn a_head_that_never_ends_is_cut_off() {
     let (mut stream, server) = tight(limits).await;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ").await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.expect("it is closed").unwrap();
+    tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer))
+        .await
+        .expect("it is closed")
+        .unwrap();
     assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
     server.abort();
 }

@@ -16,7 +16,32 @@ async fn an_agent_is_created_read_changed_and_removed() {
                    "git_repo_url": "https://git.example.org/acme/invoice-helper", "surprise": true}),
         )
         .await;
-    assert_json_snapshot!(created.redacted(), @"");
+    assert_json_snapshot!(created.redacted(), @r#"
+    {
+      "status": 201,
+      "body": {
+        "id": "[agt]",
+        "user_id": "[usr]",
+        "name": "Invoice Helper",
+        "slug": "invoice-helper",
+        "description": null,
+        "source_type": "git",
+        "git_repo_url": "https://git.example.org/acme/invoice-helper",
+        "git_branch": "main",
+        "source_hash": null,
+        "default_model": "anthropic/claude-sonnet-5-5",
+        "max_turns": 50,
+        "timeout_seconds": 120,
+        "status": "draft",
+        "status_message": null,
+        "sandbox_id": null,
+        "agent_config": {},
+        "network": "public",
+        "created_at": "[time]",
+        "updated_at": "[time]"
+      }
+    }
+    "#);
 
     let path = api("/agents/invoice-helper");
     assert_eq!(ada.get(&path).await.body, created.body);
@@ -33,9 +58,30 @@ async fn an_agent_is_created_read_changed_and_removed() {
     assert_eq!(ada.patch(&path, json!({"description": null})).await.body["description"], json!(null));
     assert_eq!(ada.patch(&path, json!({})).await.body["timeout_seconds"], 300);
 
-    assert_json_snapshot!(ada.delete(&path).await.redacted(), @"");
-    assert_json_snapshot!(ada.get(&path).await.redacted(), @"");
-    assert_json_snapshot!(ada.delete(&path).await.redacted(), @"");
+    assert_json_snapshot!(ada.delete(&path).await.redacted(), @r#"
+    {
+      "status": 204,
+      "body": null
+    }
+    "#);
+    assert_json_snapshot!(ada.get(&path).await.redacted(), @r#"
+    {
+      "status": 404,
+      "body": {
+        "detail": "Agent not found",
+        "code": "agent_not_found"
+      }
+    }
+    "#);
+    assert_json_snapshot!(ada.delete(&path).await.redacted(), @r#"
+    {
+      "status": 404,
+      "body": {
+        "detail": "Agent not found",
+        "code": "agent_not_found"
+      }
+    }
+    "#);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,9 +94,34 @@ async fn slugs_are_derived_and_explicit_ones_must_be_free() {
     let second = ada.post(&api("/agents"), json!({"name": "My  Agent!"})).await;
     assert_eq!((second.status, &second.body["slug"]), (201, &json!("my-agent-2")));
     let taken = ada.post(&api("/agents"), json!({"name": "x", "slug": "my-agent"})).await;
-    assert_json_snapshot!(taken.redacted(), @"");
+    assert_json_snapshot!(taken.redacted(), @r#"
+    {
+      "status": 400,
+      "body": {
+        "detail": "Agent with slug 'my-agent' already exists",
+        "code": "slug_taken"
+      }
+    }
+    "#);
     let reserved = ada.post(&api("/agents"), json!({"name": "x", "slug": "agents"})).await;
-    assert_json_snapshot!(reserved.redacted(), @"");
+    assert_json_snapshot!(reserved.redacted(), @r#"
+    {
+      "status": 422,
+      "body": {
+        "detail": [
+          {
+            "loc": [
+              "body",
+              "slug"
+            ],
+            "msg": "`agents` is reserved",
+            "type": "value_error"
+          }
+        ],
+        "code": "validation_error"
+      }
+    }
+    "#);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,8 +150,40 @@ async fn lists_have_parts_and_filters() {
 async fn an_agent_that_was_never_deployed_is_neither_stopped_nor_invoked() {
     let (_server, ada, _) = TestServer::start().await;
     ada.post(&api("/agents"), json!({"name": "draft"})).await;
-    assert_json_snapshot!(ada.delete(&api("/agents/draft/sandbox")).await.redacted(), @"");
-    assert_json_snapshot!(ada.invoke("draft", "hello").await.redacted(), @"");
-    assert_json_snapshot!(ada.post_nothing(&api("/agents/draft/deploy")).await.redacted(), @"");
-    assert_json_snapshot!(ada.post_nothing(&api("/agents/draft/rollback")).await.redacted(), @"");
+    assert_json_snapshot!(ada.delete(&api("/agents/draft/sandbox")).await.redacted(), @r#"
+    {
+      "status": 400,
+      "body": {
+        "detail": "Agent not active",
+        "code": "agent_not_active"
+      }
+    }
+    "#);
+    assert_json_snapshot!(ada.invoke("draft", "hello").await.redacted(), @r#"
+    {
+      "status": 400,
+      "body": {
+        "detail": "Agent not active",
+        "code": "agent_not_active"
+      }
+    }
+    "#);
+    assert_json_snapshot!(ada.post_nothing(&api("/agents/draft/deploy")).await.redacted(), @r#"
+    {
+      "status": 400,
+      "body": {
+        "detail": "Agent has no source; set git_repo_url or upload code",
+        "code": "no_source"
+      }
+    }
+    "#);
+    assert_json_snapshot!(ada.post_nothing(&api("/agents/draft/rollback")).await.redacted(), @r#"
+    {
+      "status": 404,
+      "body": {
+        "detail": "There is no earlier release to go back to",
+        "code": "release_not_found"
+      }
+    }
+    "#);
 }

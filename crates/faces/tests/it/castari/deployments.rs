@@ -12,7 +12,18 @@ async fn code_is_uploaded_deployed_stopped_and_deployed_again() {
     let (_server, ada, _) = TestServer::start().await;
     ada.post(&api("/agents"), json!({"name": "hello", "source_type": "local"})).await;
     let uploaded = ada.upload("hello", &Project::node(ECHO)).await;
-    assert_json_snapshot!(uploaded.redacted(), @"");
+    assert_json_snapshot!(uploaded.redacted(), @r#"
+    {
+      "status": 201,
+      "body": {
+        "agent_id": "[agt]",
+        "source_hash": "[sha256]",
+        "status": "active",
+        "sandbox_id": "[sbx]",
+        "message": "Code uploaded and deployed"
+      }
+    }
+    "#);
     let agent = ada.get(&api("/agents/hello")).await;
     assert_eq!(agent.body["status"], "active");
     assert_eq!(agent.body["source_hash"], uploaded.body["source_hash"]);
@@ -34,7 +45,16 @@ async fn code_is_uploaded_deployed_stopped_and_deployed_again() {
 
     let history = ada.get(&api("/agents/hello/deployments?limit=2")).await;
     assert_eq!(history.body["meta"], json!({"total": 3, "limit": 2, "offset": 0, "has_more": true}));
-    assert_json_snapshot!(history.redacted()["body"]["deployments"][0], @"");
+    assert_json_snapshot!(history.redacted()["body"]["deployments"][0], @r#"
+    {
+      "id": "[dep]",
+      "source_hash": "[sha256]",
+      "status": "completed",
+      "message": null,
+      "started_at": "[time]",
+      "finished_at": "[time]"
+    }
+    "#);
     let id = history.body["deployments"][0]["id"].as_str().unwrap();
     let log = ada.get(&api(&format!("/agents/hello/deployments/{id}/logs"))).await;
     assert_eq!(log.status, 200);
@@ -50,7 +70,18 @@ async fn uploaded_code_can_wait_for_its_deployment() {
     let form = reqwest::multipart::Form::new().text("note", "ignored").part("file", part);
     let request = ada.request(Method::POST, &api("/agents/later/upload?auto_deploy=false")).multipart(form);
     let uploaded = backlot_testkit::Answer::to(request).await;
-    assert_json_snapshot!(uploaded.redacted(), @"");
+    assert_json_snapshot!(uploaded.redacted(), @r#"
+    {
+      "status": 201,
+      "body": {
+        "agent_id": "[agt]",
+        "source_hash": "[sha256]",
+        "status": "draft",
+        "sandbox_id": null,
+        "message": "Code uploaded"
+      }
+    }
+    "#);
     // Uploading turns a git agent into one of local code.
     let agent = ada.get(&api("/agents/later")).await;
     assert_eq!((&agent.body["status"], &agent.body["source_type"]), (&json!("draft"), &json!("local")));
@@ -75,7 +106,15 @@ async fn an_earlier_release_answers_again() {
     assert_eq!(forth.status, 200, "{forth:?}");
     assert_eq!(ada.invoke("versions", "").await.body["response_content"], "second");
     let unknown = ada.post(&api("/agents/versions/rollback"), json!({"deployment_id": "dep_none"})).await;
-    assert_json_snapshot!(unknown.redacted(), @"");
+    assert_json_snapshot!(unknown.redacted(), @r#"
+    {
+      "status": 404,
+      "body": {
+        "detail": "There is no earlier release to go back to",
+        "code": "release_not_found"
+      }
+    }
+    "#);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,10 +122,31 @@ async fn what_cannot_be_deployed_says_why_and_keeps_the_old_release() {
     let (_server, ada, _) = TestServer::start().await;
     ada.post(&api("/agents"), json!({"name": "broken"})).await;
     let nameless = ada.upload("broken", &Project::empty().with("main.mjs", ECHO)).await;
-    assert_json_snapshot!(nameless.redacted(), @"");
-    assert_eq!(ada.get(&api("/agents/broken")).await.body["status"], "error");
-    let escaping = ada.upload("broken", &Project::node(ECHO).with("entry", "x")).await;
-    assert_eq!(escaping.status, 201, "{escaping:?}");
+    assert_json_snapshot!(nameless.redacted(), @r#"
+    {
+      "status": 400,
+      "body": {
+        "detail": "castari.json not found",
+        "code": "manifest_missing"
+      }
+    }
+    "#);
+    assert_eq!(ada.get(&api("/agents/broken")).await.body["status"], "draft", "a refused upload changes nothing");
+    let failing_install = Project::node(ECHO).with(
+        "castari.json",
+        json!({"name": "x", "version": "1.0.0", "runtime": "node", "entrypoint": "main.mjs",
+               "install": ["node", "-e", "console.error('no moon'); process.exit(1)"]})
+        .to_string(),
+    );
+    let failed = ada.upload("broken", &failing_install).await;
+    assert_eq!((failed.status, &failed.body["code"]), (400, &json!("install_failed")), "{failed:?}");
+    let agent = ada.get(&api("/agents/broken")).await;
+    assert_eq!(agent.body["status"], "error");
+    assert_eq!(agent.body["status_message"], failed.body["detail"]);
+    let deployments = ada.get(&api("/agents/broken/deployments")).await;
+    assert_eq!(deployments.body["deployments"][0]["status"], "failed");
+    assert_eq!(deployments.body["deployments"][0]["message"], failed.body["detail"]);
+    assert_eq!(ada.upload("broken", &Project::node(ECHO)).await.status, 201);
     let not_an_archive = {
         let part = reqwest::multipart::Part::bytes(b"not an archive".to_vec()).file_name("code.tar.gz");
         let form = reqwest::multipart::Form::new().part("file", part);

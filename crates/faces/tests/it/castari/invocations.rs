@@ -12,14 +12,63 @@ async fn the_answer_is_what_the_program_wrote() {
     let (_server, ada, _) = TestServer::start().await;
     ada.deploy("echo", &Project::node(ECHO)).await;
     let answer = ada.invoke("echo", "Grüße,\u{0} 世界\n").await;
-    assert_json_snapshot!(answer.redacted(), @"");
+    assert_json_snapshot!(answer.redacted(), @r#"
+    {
+      "status": 200,
+      "body": {
+        "invocation_id": "[inv]",
+        "session_id": "[sess]",
+        "sandbox_id": "[sbx]",
+        "response_content": "Grüße,\u0000 世界",
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "total_cost_usd": "0.000000",
+        "unpriced_calls": 0,
+        "duration_ms": "[milliseconds]",
+        "status": "completed",
+        "error": null
+      }
+    }
+    "#);
     let empty = ada.invoke("echo", "").await;
     assert_eq!((empty.status, &empty.body["response_content"]), (200, &json!("")));
     assert_eq!(empty.body["status"], "completed");
 
     // The history has it, by agent, across agents and by id.
     let history = ada.get(&api("/agents/echo/invocations?limit=1&offset=1")).await;
-    assert_json_snapshot!(history.redacted(), @"");
+    assert_json_snapshot!(history.redacted(), @r#"
+    {
+      "status": 200,
+      "body": {
+        "invocations": [
+          {
+            "id": "[inv]",
+            "agent_id": "[agt]",
+            "session_id": "[sess]",
+            "sandbox_id": "[sbx]",
+            "deployment_id": "[dep]",
+            "prompt": "Grüße,\u0000 世界\n",
+            "response_content": "Grüße,\u0000 世界",
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "total_cost_usd": "0.000000",
+            "unpriced_calls": 0,
+            "model_calls": 0,
+            "duration_ms": "[milliseconds]",
+            "status": "completed",
+            "error": null,
+            "created_at": "[time]"
+          }
+        ],
+        "meta": {
+          "total": 2,
+          "limit": 1,
+          "offset": 1,
+          "has_more": false
+        }
+      }
+    }
+    "#);
     let id = answer.body["invocation_id"].as_str().unwrap();
     let read = ada.get(&api(&format!("/invocations/{id}"))).await;
     assert_eq!(read.body, history.body["invocations"][0]);
@@ -41,12 +90,65 @@ async fn what_the_program_caused_is_a_failed_result_and_no_error() {
     let program = "console.log('half'); console.error('why: the moon'); process.exitCode = 3;";
     ada.deploy("failing", &Project::node(program)).await;
     let failed = ada.invoke("failing", "").await;
-    assert_json_snapshot!(failed.redacted(), @"");
+    assert_json_snapshot!(failed.redacted(), @r#"
+    {
+      "status": 200,
+      "body": {
+        "invocation_id": "[inv]",
+        "session_id": "[sess]",
+        "sandbox_id": "[sbx]",
+        "response_content": "half",
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "total_cost_usd": "0.000000",
+        "unpriced_calls": 0,
+        "duration_ms": "[milliseconds]",
+        "status": "failed",
+        "error": {
+          "code": "nonzero_exit",
+          "message": "The program exited with status 3",
+          "exit_code": 3
+        }
+      }
+    }
+    "#);
     let id = failed.body["invocation_id"].as_str().unwrap();
     let log = ada.get(&api(&format!("/invocations/{id}/logs"))).await;
-    assert_json_snapshot!(log.redacted(), @"");
+    assert_json_snapshot!(log.redacted(), @r#"
+    {
+      "status": 200,
+      "body": {
+        "logs": [
+          {
+            "ts": "[time]",
+            "stream": "stderr",
+            "text": "why: the moon\n"
+          },
+          {
+            "ts": "[time]",
+            "stream": "system",
+            "text": "The program exited with status 3"
+          }
+        ]
+      }
+    }
+    "#);
     let of_agent = ada.get(&api("/agents/failing/logs?limit=1")).await;
-    assert_json_snapshot!(of_agent.redacted(), @"");
+    assert_json_snapshot!(of_agent.redacted(), @r#"
+    {
+      "status": 200,
+      "body": {
+        "logs": [
+          {
+            "ts": "[time]",
+            "stream": "system",
+            "text": "The program exited with status 3",
+            "invocation_id": "[inv]"
+          }
+        ]
+      }
+    }
+    "#);
     assert_eq!(ada.get(&api("/agents/failing/logs?limit=0")).await.body, json!({"logs": []}));
     assert_eq!(ada.get(&api("/agents/failing/invocations?status=failed")).await.body["meta"]["total"], 1);
 
@@ -71,7 +173,24 @@ async fn an_idempotency_key_gives_the_first_result_again() {
     assert_eq!(first.body["response_content"], first.body["invocation_id"]);
     assert_eq!(again.body, first.body);
     assert_ne!(other.body["invocation_id"], first.body["invocation_id"]);
-    assert_json_snapshot!(invoke(&"x".repeat(256)).await.redacted(), @"");
+    assert_json_snapshot!(invoke(&"x".repeat(256)).await.redacted(), @r#"
+    {
+      "status": 422,
+      "body": {
+        "detail": [
+          {
+            "loc": [
+              "header",
+              "Idempotency-Key"
+            ],
+            "msg": "must have 1 to 255 visible ASCII characters",
+            "type": "value_error"
+          }
+        ],
+        "code": "validation_error"
+      }
+    }
+    "#);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,5 +210,25 @@ async fn a_running_invocation_is_listed_and_cancelled() {
     assert_eq!(running.body["invocations"][0]["status"], "running");
     assert_eq!(ada.get(&api("/agents/slow/invocations")).await.body["meta"]["total"], 0);
     let cancelled = ada.post_nothing(&api(&format!("/invocations/{id}/cancel"))).await;
-    assert_json_snapshot!(cancelled.redacted(), @"");
+    assert_json_snapshot!(cancelled.redacted(), @r#"
+    {
+      "status": 200,
+      "body": {
+        "invocation_id": "[inv]",
+        "session_id": "[sess]",
+        "sandbox_id": "[sbx]",
+        "response_content": "begun",
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "total_cost_usd": "0.000000",
+        "unpriced_calls": 0,
+        "duration_ms": "[milliseconds]",
+        "status": "failed",
+        "error": {
+          "code": "stopped",
+          "message": "The invocation was stopped"
+        }
+      }
+    }
+    "#);
 }

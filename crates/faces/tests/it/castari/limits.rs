@@ -11,8 +11,7 @@ use super::api;
 
 async fn limited() -> (TestServer, Arc<TestClock>, Person, Person) {
     let clock = Arc::new(TestClock::new());
-    let setup =
-        Setup { clock: Arc::clone(&clock) as _, rate_limits: RateLimits::default(), ..Setup::default() };
+    let setup = Setup { clock: Arc::clone(&clock) as _, rate_limits: RateLimits::default(), ..Setup::default() };
     let (server, ada, anonymous) = TestServer::with(setup).await;
     (server, clock, ada, anonymous)
 }
@@ -35,7 +34,15 @@ async fn the_eleventh_invocation_in_a_minute_is_refused() {
     }
     clock.advance(Duration::from_secs(20));
     let refused = ada.invoke("absent", "x").await;
-    assert_json_snapshot!(refused.redacted(), @"");
+    assert_json_snapshot!(refused.redacted(), @r#"
+    {
+      "status": 429,
+      "body": {
+        "detail": "Rate limit exceeded. Try again in 31 seconds.",
+        "code": "rate_limited"
+      }
+    }
+    "#);
     assert_eq!(refused.header("retry-after"), "31");
     assert_eq!(standing(&refused), (429, "10", "0", "1772366460"));
     // Streams count as invocations, everything else does not.

@@ -6,6 +6,7 @@ mod document;
 mod invocations;
 mod keys;
 mod limits;
+mod released_client;
 mod secrets_and_sessions;
 mod streams;
 mod usage;

@@ -25,7 +25,11 @@ async fn read(request: reqwest::RequestBuilder, enough: impl Fn(&[Event]) -> boo
         text.push_str(std::str::from_utf8(&chunk).unwrap());
         while let Some((event, rest)) = text.split_once("\n\n") {
             let field = |name: &str| {
-                event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).unwrap_or_default().to_owned()
+                event
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+                    .unwrap_or_default()
+                    .to_owned()
             };
             if !event.starts_with(':') {
                 let data = serde_json::from_str(&field("data")).unwrap();
@@ -99,10 +103,35 @@ async fn a_failed_program_ends_the_stream_as_failed() {
     assert_eq!(end.data["error"]["exit_code"], 7);
     // What is known before the program runs is an ordinary error.
     let absent = ada.post(&api("/agents/absent/stream"), json!({"prompt": ""})).await;
-    assert_json_snapshot!(absent.redacted(), @"");
+    assert_json_snapshot!(absent.redacted(), @r#"
+    {
+      "status": 404,
+      "body": {
+        "detail": "Agent not found",
+        "code": "agent_not_found"
+      }
+    }
+    "#);
     let id = end.data["invocation_id"].as_str().unwrap();
     let request = ada.request(Method::GET, &api(&format!("/invocations/{id}/events"))).header("Last-Event-ID", "x");
-    assert_json_snapshot!(backlot_testkit::Answer::to(request).await.redacted(), @"");
+    assert_json_snapshot!(backlot_testkit::Answer::to(request).await.redacted(), @r#"
+    {
+      "status": 422,
+      "body": {
+        "detail": [
+          {
+            "loc": [
+              "header",
+              "Last-Event-ID"
+            ],
+            "msg": "is not a place in a run, such as `12` or `12.345`",
+            "type": "value_error"
+          }
+        ],
+        "code": "validation_error"
+      }
+    }
+    "#);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,7 +166,8 @@ async fn an_agents_log_is_followed_across_invocations() {
     let lines: Vec<_> = events.iter().map(|event| event.data["text"].as_str().unwrap().trim_end()).collect();
     assert_eq!(lines, ["saw one", "saw two"]);
     assert!(events.iter().all(|event| event.name == "log" && !event.id.is_empty()));
-    let resumed = ada.request(Method::GET, &api("/agents/chatty/logs?follow=true")).header("Last-Event-ID", &events[0].id);
+    let resumed =
+        ada.request(Method::GET, &api("/agents/chatty/logs?follow=true")).header("Last-Event-ID", &events[0].id);
     let resumed = read(resumed, |events| !events.is_empty()).await;
     assert_eq!(resumed[0].data, events[1].data);
 }

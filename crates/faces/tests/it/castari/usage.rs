@@ -26,7 +26,8 @@ async fn tokens_and_cost_of_the_programs_calls_are_reported() {
     server.model.push(Turn::text("good morning"));
     let answer = ada.invoke("talker", "claude-sonnet-4-5-20250929").await;
     assert_eq!(answer.body["response_content"], "good morning", "{answer:?}");
-    let (input, output) = (answer.body["input_tokens"].as_u64().unwrap(), answer.body["output_tokens"].as_u64().unwrap());
+    let (input, output) =
+        (answer.body["input_tokens"].as_u64().unwrap(), answer.body["output_tokens"].as_u64().unwrap());
     assert!(input > 0 && output > 0, "{answer:?}");
     assert_eq!(answer.body["unpriced_calls"], 0);
     let cost: f64 = answer.body["total_cost_usd"].as_str().unwrap().parse().unwrap();
@@ -56,9 +57,53 @@ async fn tokens_and_cost_of_the_programs_calls_are_reported() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_invocations_there_is_nothing_to_report() {
     let (_server, ada, _) = TestServer::start().await;
-    assert_json_snapshot!(ada.get(&api("/usage")).await.redacted(), @"");
-    assert_json_snapshot!(ada.get(&api("/usage/daily")).await.redacted(), @"");
-    assert_json_snapshot!(ada.get(&api("/usage?days=366")).await.redacted(), @"");
+    assert_json_snapshot!(ada.get(&api("/usage")).await.redacted(), @r#"
+    {
+      "status": 200,
+      "body": {
+        "total_invocations": 0,
+        "total_input_tokens": 0,
+        "total_output_tokens": 0,
+        "total_cost_usd": "0.000000",
+        "unpriced_calls": 0,
+        "period_start": "[time]",
+        "period_end": "[time]"
+      }
+    }
+    "#);
+    assert_json_snapshot!(ada.get(&api("/usage/daily")).await.redacted(), @r#"
+    {
+      "status": 200,
+      "body": {
+        "daily_usage": [],
+        "total_days": 30
+      }
+    }
+    "#);
+    assert_json_snapshot!(ada.get(&api("/usage?days=366")).await.redacted(), @r#"
+    {
+      "status": 422,
+      "body": {
+        "detail": [
+          {
+            "loc": [
+              "query",
+              "days"
+            ],
+            "msg": "ensure this value is less than or equal to 365",
+            "type": "value_error.number.not_le",
+            "ctx": {
+              "limit_value": 365
+            }
+          }
+        ],
+        "code": "validation_error"
+      }
+    }
+    "#);
     assert_eq!(ada.get(&api("/usage?days=0")).await.status, 422);
-    assert_eq!(ada.get(&api("/usage?agent=nobody")).await.body, json!({"detail": "Agent not found", "code": "agent_not_found"}));
+    assert_eq!(
+        ada.get(&api("/usage?agent=nobody")).await.body,
+        json!({"detail": "Agent not found", "code": "agent_not_found"})
+    );
 }

@@ -104,7 +104,9 @@ async fn another_accounts_object_answers_like_an_absent_one() {
     }
     assert_eq!(snapshot(&ada).await, before, "nothing of hers has changed");
     // What is hers is all there for her: the walk named things that exist.
-    for (route, method, _) in routes().into_iter().filter(|(route, method, _)| route.contains('{') && method == Method::GET) {
+    for (route, method, _) in
+        routes().into_iter().filter(|(route, method, _)| route.contains('{') && method == Method::GET)
+    {
         if !route.ends_with("/events") {
             assert_eq!(ada.get(&hers.fill(&route)).await.status, 200, "{method} {route}");
         }
@@ -114,7 +116,9 @@ async fn another_accounts_object_answers_like_an_absent_one() {
 /// Everything that could have been changed.
 async fn snapshot(who: &Person) -> Vec<Value> {
     let mut all = Vec::new();
-    for path in ["/agents/hers", "/agents/hers/secrets", "/agents/hers/sessions", "/agents/hers/deployments", "/invocations"] {
+    for path in
+        ["/agents/hers", "/agents/hers/secrets", "/agents/hers/sessions", "/agents/hers/deployments", "/invocations"]
+    {
         all.push(who.get(&format!("/castari/api/v1{path}")).await.body);
     }
     let keys = who.get("/castari/api/v1/api-keys").await.body;
