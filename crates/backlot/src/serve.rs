@@ -2,9 +2,10 @@
 
 use std::{
     fs::File,
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -64,13 +65,17 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
 
     tracing::info!("draining; a second signal ends at once");
     readiness.drain();
+    let in_order = async {
+        backlot_domain::stop(&domain, DRAIN).await;
+        ended.cancel();
+        for server in [api, models] {
+            server.await.context("a listener failed")?;
+        }
+        anyhow::Ok(())
+    };
     tokio::select! {
-        () = backlot_domain::stop(&domain, DRAIN) => {}
+        result = in_order => result?,
         signal = wait_for_signal() => { signal?; }
-    }
-    ended.cancel();
-    for server in [api, models] {
-        server.await.context("a listener failed")?;
     }
     tracing::info!("bye");
     Ok(())
@@ -107,6 +112,7 @@ fn claim_data_folder(data: &DataFolder) -> anyhow::Result<File> {
         .mode(0o700)
         .create(&data.0)
         .with_context(|| format!("cannot create the data folder {}", data.0.display()))?;
+    keep_others_out(&data.0).with_context(|| format!("cannot make {} private", data.0.display()))?;
     let lock = File::create(data.lock()).with_context(|| format!("cannot write to {}", data.0.display()))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -115,6 +121,18 @@ fn claim_data_folder(data: &DataFolder) -> anyhow::Result<File> {
         }
         Err(std::fs::TryLockError::Error(error)) => Err(error).context("cannot lock the data folder"),
     }
+}
+
+/// A folder that existed already may be open to every user of the host; whom its group lets in is the operator's choice.
+fn keep_others_out(folder: &Path) -> std::io::Result<()> {
+    let mut permissions = std::fs::metadata(folder)?.permissions();
+    let mode = permissions.mode();
+    // Never a place such as /tmp, which is meant for all.
+    if mode & 0o007 != 0 && mode & 0o1000 == 0 {
+        permissions.set_mode(mode & !0o007);
+        std::fs::set_permissions(folder, permissions)?;
+    }
+    Ok(())
 }
 
 fn start_sandboxes(data: &DataFolder) -> anyhow::Result<Arc<dyn Driver>> {
@@ -136,7 +154,8 @@ fn start_sandboxes(data: &DataFolder) -> anyhow::Result<Arc<dyn Driver>> {
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("BACKLOT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }
 
 /// The one line of standard output that tells whoever started us that we serve (operator's contract).
