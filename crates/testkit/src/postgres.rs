@@ -46,7 +46,7 @@ while kill -0 "$server" 2>/dev/null; do
         elif [ "$quiet" -ge 10 ]; then
             kill -QUIT "$server"
             wait "$server"
-            rm -rf "$1/data"
+            rm -rf "$1/data" "$1/server.log"
             exec 9<&-
             exit 0
         fi
@@ -243,6 +243,7 @@ impl ServerUser {
 }
 
 /// The folder of the newest PostgreSQL: Debian and its children keep it outside of the path.
+#[expect(clippy::disallowed_methods, reason = "programs are looked for as a shell would")]
 fn find_programs() -> Option<PathBuf> {
     let version = |folder: &Path| folder.file_name()?.to_str()?.parse::<u32>().ok();
     let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path());
@@ -255,6 +256,7 @@ fn find_programs() -> Option<PathBuf> {
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+#[expect(clippy::disallowed_methods, reason = "who runs the tests decides")]
 fn missing() {
     let advice = "PostgreSQL is not installed (Debian, Ubuntu: apt install postgresql)";
     let is_required = std::env::var_os("BACKLOT_REQUIRE_POSTGRES").is_some_and(|value| value == "1");

@@ -10,7 +10,7 @@
 //! occurrence.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -85,7 +85,20 @@ impl Redactor {
         }
         let automaton = Arc::clone(&self.automaton);
         let mut output = Vec::with_capacity(piece.len());
-        for &byte in piece.as_bytes() {
+        let mut rest = piece.as_bytes();
+        while let Some((&byte, after)) = rest.split_first() {
+            if self.is_idle() {
+                // Most of a text: bytes with which nothing begins.
+                let plain = rest.iter().take_while(|byte| automaton.first[usize::from(**byte)] == ROOT).count();
+                if plain > 0 {
+                    output.extend_from_slice(&rest[..plain]);
+                    self.seen += plain as u64;
+                    self.settled = self.seen;
+                    rest = &rest[plain..];
+                    continue;
+                }
+            }
+            rest = after;
             self.held.push_back(byte);
             self.seen += 1;
             self.follow_tails(&automaton, byte);
@@ -106,6 +119,11 @@ impl Redactor {
         self.settle(self.seen, &mut output);
         self.restart();
         text(output)
+    }
+
+    /// Whether nothing of the text so far matters any more.
+    fn is_idle(&self) -> bool {
+        self.state == ROOT && self.held.is_empty() && self.masks.is_empty() && self.tails.is_empty()
     }
 
     fn restart(&mut self) {
@@ -198,13 +216,12 @@ impl Redactor {
                 output.extend_from_slice(self.automaton.names[mask.secret].as_bytes());
                 output.extend_from_slice(b"***");
             }
+            // A mask that ends where the text does so far may still grow by a tail.
+            let is_done = mask.end <= certain && mask.end < self.seen;
             let end = mask.end.min(certain);
             self.drop_until(end);
-            // A mask that ends where the text does so far may still grow by a tail.
-            if self.masks.front().is_some_and(|mask| mask.end <= certain && mask.end < self.seen) {
+            if is_done {
                 self.masks.pop_front();
-            } else if end < certain {
-                return;
             }
         }
     }
@@ -258,15 +275,21 @@ struct Node {
     output: u32,
 }
 
-#[derive(Default)]
 struct Automaton {
     names: Vec<String>,
     forms: Vec<Form>,
     nodes: Vec<Node>,
-    /// The root's children by byte, because most bytes of a text are looked up there.
-    first: HashMap<u8, u32>,
+    /// The root's children by byte, because most bytes of a text are looked up there; zero for none.
+    first: [u32; 256],
     /// Whether any form has a tail; without, less needs to be done for each match.
     has_tails: bool,
+}
+
+impl Default for Automaton {
+    fn default() -> Self {
+        let root = Node { byte: 0, depth: 0, child: 0, sibling: 0, fallback: ROOT, form: None, output: ROOT };
+        Self { names: Vec::new(), forms: Vec::new(), nodes: vec![root], first: [ROOT; 256], has_tails: false }
+    }
 }
 
 impl Automaton {
@@ -282,9 +305,6 @@ impl Automaton {
     }
 
     fn add_form(&mut self, secret: usize, form: &str) {
-        if self.nodes.is_empty() {
-            self.nodes.push(Node { byte: 0, depth: 0, child: 0, sibling: 0, fallback: 0, form: None, output: 0 });
-        }
         let head = form.floor_char_boundary(HEAD);
         let mut state = ROOT;
         for byte in form[..head].bytes() {
@@ -326,14 +346,14 @@ impl Automaton {
         });
         self.nodes[parent as usize].child = new;
         if parent == ROOT {
-            self.first.insert(byte, new);
+            self.first[usize::from(byte)] = new;
         }
         new
     }
 
     fn child(&self, state: u32, byte: u8) -> Option<u32> {
         if state == ROOT {
-            return self.first.get(&byte).copied();
+            return Some(self.first[usize::from(byte)]).filter(|child| *child != ROOT);
         }
         let mut child = self.nodes[state as usize].child;
         while child != 0 {
@@ -348,7 +368,7 @@ impl Automaton {
 
     /// Computes fallbacks and outputs, nearest states first.
     fn link(&mut self) {
-        let mut queue: VecDeque<u32> = self.first.values().copied().collect();
+        let mut queue: VecDeque<u32> = self.first.iter().copied().filter(|child| *child != ROOT).collect();
         while let Some(state) = queue.pop_front() {
             let fallback = self.nodes[state as usize].fallback;
             let output = match self.nodes[state as usize].form {
@@ -458,4 +478,185 @@ fn ascii_only(escaped: &str) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose};
+    use proptest::prelude::*;
+
+    use super::{HEAD, Redactor, forms_of};
+    use crate::accounts::SecretString;
+
+    fn redactor(secrets: &[(&str, &str)]) -> Redactor {
+        let secrets: Vec<_> =
+            secrets.iter().map(|(name, value)| ((*name).to_owned(), SecretString::from(*value))).collect();
+        Redactor::new(&secrets)
+    }
+
+    /// The text in pieces that end at the given places.
+    fn in_pieces(redactor: &Redactor, text: &str, cuts: &[usize]) -> String {
+        let mut redactor = redactor.clone();
+        let mut masked = String::new();
+        let mut from = 0;
+        for cut in cuts.iter().map(|cut| text.floor_char_boundary(*cut)).chain([text.len()]) {
+            let cut = cut.max(from);
+            masked.push_str(&redactor.push(&text[from..cut]));
+            from = cut;
+        }
+        masked + &redactor.finish()
+    }
+
+    /// What should come out, by trying every form at every place.
+    fn expected(secrets: &[(&str, &str)], text: &str) -> String {
+        let mut found: Vec<(usize, usize, &str)> = Vec::new();
+        for (name, value) in secrets.iter().filter(|(_, value)| value.chars().count() >= super::SHORTEST) {
+            for form in forms_of(value) {
+                for start in 0..text.len() {
+                    if text.as_bytes()[start..].starts_with(form.as_bytes()) {
+                        found.push((start, start + form.len(), name));
+                    }
+                }
+            }
+        }
+        found.sort_unstable();
+        let mut merged: Vec<(usize, usize, &str)> = Vec::new();
+        for (start, end, name) in found {
+            match merged.last_mut() {
+                Some(last) if start < last.1 => last.1 = last.1.max(end),
+                _ => merged.push((start, end, name)),
+            }
+        }
+        let mut masked = String::new();
+        let mut from = 0;
+        for (start, end, name) in merged {
+            masked.push_str(&text[from..start]);
+            masked.push_str(&format!("***{name}***"));
+            from = end;
+        }
+        masked + &text[from..]
+    }
+
+    #[test]
+    fn values_are_masked_by_name() {
+        let redactor = redactor(&[("API_KEY", "sk-12345"), ("SHORT", "12345"), ("PASSWORD", "pa ss/wö\"rd")]);
+        assert_eq!(redactor.redact("key sk-12345, then 12345."), "key ***API_KEY***, then 12345.");
+        assert_eq!(redactor.redact("sk-12345sk-12345"), "***API_KEY******API_KEY***");
+        assert_eq!(redactor.redact(""), "");
+        for form in [
+            "pa ss/wö\"rd",
+            "pa ss/wö\\\"rd",
+            "pa ss\\/wö\\\"rd",
+            "pa ss/w\\u00f6\\\"rd",
+            "pa%20ss%2Fw%C3%B6%22rd",
+            "pa+ss%2fw%c3%b6%22rd",
+        ] {
+            assert_eq!(redactor.redact(&format!("<{form}>")), "<***PASSWORD***>", "{form}");
+        }
+    }
+
+    #[test]
+    fn base64_is_found_wherever_the_value_lies_in_it() {
+        let redactor = redactor(&[("TOKEN", "s3cr3t-t0k3n?>")]);
+        for around in ["", "a", "ab", "abc", "user:", "long prefix of the token "] {
+            for engine in [general_purpose::STANDARD, general_purpose::URL_SAFE] {
+                let encoded = engine.encode(format!("{around}s3cr3t-t0k3n?>{around}"));
+                let masked = redactor.redact(&encoded);
+                assert!(masked.contains("***TOKEN***"), "{around}: {encoded} became {masked}");
+                // At most the characters that also hold bits of what is around it remain.
+                assert!(masked.len() <= encoded.len() - 17 + "***TOKEN***".len(), "{encoded} became {masked}");
+            }
+        }
+    }
+
+    #[test]
+    fn overlapping_secrets_leave_no_rest() {
+        let redactor = redactor(&[("A", "abcdef1"), ("B", "def1xyz"), ("LONG", "abcdef1-and-more")]);
+        assert_eq!(redactor.redact("<abcdef1xyz>"), "<***A***>");
+        assert_eq!(redactor.redact("<abcdef1-and-more>"), "<***LONG***>");
+        assert_eq!(redactor.redact("<abcdef1-and-less>"), "<***A***-and-less>");
+    }
+
+    #[test]
+    fn ordinary_text_is_not_held_back() {
+        let mut redactor = redactor(&[("KEY", "sk-12345")]);
+        assert_eq!(redactor.push("no secret here\n"), "no secret here\n");
+        assert_eq!(redactor.push("is this s"), "is this ");
+        assert_eq!(redactor.push("k-1"), "");
+        assert_eq!(redactor.push("x"), "sk-1x");
+        assert_eq!(redactor.push("sk-1234"), "");
+        assert_eq!(redactor.finish(), "sk-1234");
+        assert_eq!(redactor.push("5 and sk-12345"), "5 and ", "a new text begins");
+        assert_eq!(redactor.finish(), "***KEY***");
+    }
+
+    #[test]
+    fn a_long_value_is_masked_to_its_end_and_as_far_as_it_is_printed() {
+        let value: String = (0..2000).map(|n| format!("{n:x}ö")).collect();
+        let redactor = redactor(&[("PEM", &value), ("OTHER", "sk-12345")]);
+        let text = format!("before {value} sk-12345 after");
+        let masked = "before ***PEM*** ***OTHER*** after";
+        assert_eq!(redactor.redact(&text), masked);
+        for step in [1, 7, HEAD, 1000] {
+            let cuts: Vec<_> = (0..text.len()).step_by(step).collect();
+            assert_eq!(in_pieces(&redactor, &text, &cuts), masked, "{step}");
+        }
+        let part = &value[..value.floor_char_boundary(3000)];
+        assert_eq!(redactor.redact(&format!("{part}!")), "***PEM***!");
+        let encoded = general_purpose::STANDARD.encode(&value);
+        assert!(redactor.redact(&encoded).len() < 20);
+    }
+
+    #[test]
+    fn a_hostile_value_does_not_make_the_search_slow() {
+        // Quadratic searches would take hours here.
+        let value = "a".repeat(60_000) + "b";
+        let redactor = redactor(&[("A", &value), ("B", &"a".repeat(5_000))]);
+        let text = "a".repeat(2_000_000);
+        assert_eq!(redactor.redact(&text), "***A***");
+    }
+
+    #[test]
+    fn it_does_not_print_what_it_hides() {
+        let text = format!("{:?}", redactor(&[("KEY", "sk-12345")]));
+        assert!(text.contains("KEY") && !text.contains("12345"), "{text}");
+    }
+
+    fn secrets() -> impl Strategy<Value = Vec<String>> {
+        proptest::collection::vec("[ab\"/ ö]{5,9}", 1..4)
+    }
+
+    proptest! {
+        #[test]
+        fn every_split_gives_what_a_search_by_hand_gives(
+            values in secrets(),
+            pieces in proptest::collection::vec((0..8_usize, "[ab\"/ ö]{0,4}"), 0..12),
+            cuts in proptest::collection::vec(0..200_usize, 0..12),
+        ) {
+            let named: Vec<_> = values.iter().map(|value| ("S", value.as_str())).collect();
+            let mut text = String::new();
+            for (which, filler) in &pieces {
+                let forms: Vec<String> = values.iter().flat_map(|value| forms_of(value)).collect();
+                text.push_str(&forms[which * 7 % forms.len()]);
+                text.push_str(filler);
+            }
+            let redactor = redactor(&named);
+            let masked = expected(&named, &text);
+            prop_assert_eq!(redactor.redact(&text), masked.clone());
+            let mut cuts = cuts;
+            cuts.sort_unstable();
+            prop_assert_eq!(in_pieces(&redactor, &text, &cuts.iter().map(|cut| (*cut).min(text.len())).collect::<Vec<_>>()), masked);
+        }
+
+        #[test]
+        fn no_value_survives(values in secrets(), text in "[ab\"/ ö]{0,120}", at in 0..120_usize) {
+            let named: Vec<_> = values.iter().map(|value| ("S", value.as_str())).collect();
+            let at = text.floor_char_boundary(at.min(text.len()));
+            let text = format!("{}{}{}", &text[..at], values[0], &text[at..]);
+            let masked = redactor(&named).redact(&text);
+            for value in values.iter().filter(|value| value.chars().count() >= 6) {
+                prop_assert!(!masked.contains(value.as_str()), "{} in {}", value, masked);
+            }
+        }
+    }
 }

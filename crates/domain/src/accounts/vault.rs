@@ -300,3 +300,148 @@ fn create(path: &Path, ids: &dyn Ids) -> io::Result<()> {
     written?;
     fs::File::open(folder)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use proptest::prelude::*;
+
+    use super::{Binding, Sealed, Vault, VaultError};
+    use crate::{RandomIds, accounts::SecretString};
+
+    const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    const BINDING: Binding<'_> = Binding { account: "usr_a", owner: "agt_b", name: "TOKEN" };
+
+    fn vault() -> Vault {
+        Vault::from_text(KEY).expect("is a key")
+    }
+
+    fn sealed(vault: &Vault) -> Sealed {
+        vault.seal(&RandomIds, BINDING, &SecretString::from("hunter2-hunter2")).expect("seals")
+    }
+
+    #[test]
+    fn what_is_sealed_opens_in_its_place_alone() {
+        let vault = vault();
+        let sealed = sealed(&vault);
+        assert_eq!(vault.open_sealed(BINDING, &sealed).expect("opens").expose(), "hunter2-hunter2");
+        for elsewhere in [
+            Binding { account: "usr_x", ..BINDING },
+            Binding { owner: "agt_x", ..BINDING },
+            Binding { name: "TOKEN2", ..BINDING },
+            // The same letters, divided otherwise.
+            Binding { account: "usr_aa", owner: "gt_b", ..BINDING },
+        ] {
+            assert!(matches!(vault.open_sealed(elsewhere, &sealed), Err(VaultError::Tampered)), "{elsewhere:?}");
+        }
+        let other = Vault::from_text(&KEY.replace("00", "ff")).expect("is a key");
+        assert!(matches!(other.open_sealed(BINDING, &sealed), Err(VaultError::Tampered)));
+    }
+
+    #[test]
+    fn the_same_value_never_looks_the_same() {
+        let vault = vault();
+        assert_ne!(sealed(&vault), sealed(&vault));
+    }
+
+    #[test]
+    fn rotation_keeps_old_secrets_and_sub_keys() {
+        let old = vault();
+        let before = sealed(&old);
+        let new = Vault::from_text(&format!("1:{KEY}\n2:{}", KEY.replace("00", "ff"))).expect("are keys");
+        assert_eq!(new.open_sealed(BINDING, &before).expect("opens").expose(), "hunter2-hunter2");
+        assert_eq!(*new.derive("x"), *old.derive("x"));
+        let after = new.rewrap(&RandomIds, BINDING, &before).expect("opens").expect("is wrapped anew");
+        assert_eq!((after.key_version, &after.ciphertext), (2, &before.ciphertext));
+        assert_eq!(new.open_sealed(BINDING, &after).expect("opens").expose(), "hunter2-hunter2");
+        assert_eq!(new.rewrap(&RandomIds, BINDING, &after).expect("opens"), None);
+        assert!(matches!(old.open_sealed(BINDING, &after), Err(VaultError::MissingKey(2))));
+        let confused = Sealed { key_version: 1, ..after };
+        assert!(matches!(new.open_sealed(BINDING, &confused), Err(VaultError::Tampered)));
+    }
+
+    #[test]
+    fn sub_keys_are_stable_and_unrelated() {
+        assert_eq!(*vault().derive("signed addresses"), *vault().derive("signed addresses"));
+        assert_ne!(*vault().derive("signed addresses"), *vault().derive("access tokens"));
+        assert_ne!(hex::encode(*vault().derive("")), KEY);
+    }
+
+    #[test]
+    fn keys_come_in_hex_and_base64() {
+        let same = sealed(&vault());
+        let base64 = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+        for text in
+            [format!(" {KEY}\n"), KEY.to_uppercase(), base64.to_owned(), format!("{base64}="), format!("1:{base64}=")]
+        {
+            assert!(Vault::from_text(&text).expect("is a key").open_sealed(BINDING, &same).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_without_being_shown() {
+        let two = format!("{KEY} {KEY}");
+        for bad in ["", "   ", "hunter2", &KEY[1..], &format!("{KEY}0"), &format!("0:{KEY}"), &format!("x:{KEY}"), &two]
+        {
+            let error = Vault::from_text(bad).expect_err(bad);
+            assert!(matches!(error, VaultError::Format { .. }));
+            assert!(!error.to_string().contains("hunter2") && !error.to_string().contains(KEY), "{error}");
+        }
+        assert!(!format!("{:?}", vault()).contains("0001"));
+    }
+
+    #[test]
+    fn the_key_file_is_made_once_and_private() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys/master.key");
+        let vaults: Vec<Vault> = std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| Vault::open(&path, &RandomIds))).collect();
+            starts.into_iter().map(|start| start.join().expect("no panic").expect("opens")).collect()
+        });
+        let first = sealed(&vaults[0]);
+        assert!(vaults.iter().all(|vault| vault.open_sealed(BINDING, &first).is_ok()), "all have the same key");
+        assert!(Vault::open(&path, &RandomIds).expect("opens").open_sealed(BINDING, &first).is_ok());
+        assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+        let files: Vec<_> = fs::read_dir(folder.path().join("keys")).expect("is there").collect();
+        assert_eq!(files.len(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn a_key_file_that_others_may_read_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("master.key");
+        Vault::open(&path, &RandomIds).expect("is made");
+        for mode in [0o640, 0o604, 0o660] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("is ours");
+            let error = Vault::open(&path, &RandomIds).expect_err("is refused").to_string();
+            assert!(error.contains(&format!("mode {mode:04o}")) && error.contains("chmod 600"), "{error}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("is ours");
+        Vault::open(&path, &RandomIds).expect("opens");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("is ours");
+        fs::write(&path, "nonsense").expect("is ours");
+        assert!(matches!(Vault::open(&path, &RandomIds), Err(VaultError::Format { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn every_altered_byte_is_noticed(value in ".{0,200}", at in any::<prop::sample::Index>(), flip in 1..=255_u8) {
+            let vault = vault();
+            let sealed = vault.seal(&RandomIds, BINDING, &SecretString::from(value.as_str())).expect("seals");
+            let opened = vault.open_sealed(BINDING, &sealed).expect("opens");
+            prop_assert_eq!(opened.expose(), value);
+            let mut in_value = sealed.clone();
+            let place = at.index(in_value.ciphertext.len());
+            in_value.ciphertext[place] ^= flip;
+            prop_assert!(matches!(vault.open_sealed(BINDING, &in_value), Err(VaultError::Tampered)));
+            let mut in_key = sealed.clone();
+            let place = at.index(in_key.data_key.len());
+            in_key.data_key[place] ^= flip;
+            prop_assert!(matches!(vault.open_sealed(BINDING, &in_key), Err(VaultError::Tampered)));
+            let mut cut = sealed;
+            cut.ciphertext.truncate(at.index(cut.ciphertext.len()));
+            prop_assert!(matches!(vault.open_sealed(BINDING, &cut), Err(VaultError::Tampered)));
+        }
+    }
+}
