@@ -44,9 +44,7 @@ async fn chat() -> Result<(), Box<dyn Error>> {
     let path = if entry.is_installed_in(&folder) {
         entry.path_in(&folder)
     } else {
-        // Fails only when a provider is installed already, which is as good.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let http = reqwest::Client::builder().build()?;
+        let http = backlot_models::http::http_client(None)?;
         let show = Arc::new(|progress: backlot_models::local::pull::Progress| {
             eprint!("\r{:?} {} of {:?} bytes    ", progress.phase, progress.done, progress.total);
         });

@@ -29,6 +29,7 @@ pub enum ClientError {
 ///
 /// # Errors
 /// When `extra_ca` holds no certificate or TLS cannot be set up.
+#[expect(clippy::disallowed_methods, reason = "this is the one place that builds a client")]
 pub fn http_client(extra_ca: Option<&[u8]>) -> Result<reqwest::Client, ClientError> {
     // A second installation fails and changes nothing, which is all we want.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -3,6 +3,7 @@
 //! `spawn_true [runs] [parallel] [network: off|on] [program…]` prints one line of JSON with milliseconds. It finds the launcher
 //! `backlot-sandbox-launcher` beside its own directory, or takes `BACKLOT_LAUNCHER`.
 #![expect(clippy::print_stdout, reason = "a program that prints a measurement")]
+#![expect(clippy::disallowed_methods, reason = "a program reads its own environment")]
 
 use std::{
     path::PathBuf,

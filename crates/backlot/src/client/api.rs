@@ -267,6 +267,10 @@ impl Api {
     ///
     /// # Errors
     /// When an https address is given and this machine has no certificate authorities.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the client of our own server: short waits, no authorities where none are needed"
+    )]
     pub(crate) fn new(target: &Target) -> Result<Self, Error> {
         // A second installation answers Err and changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();

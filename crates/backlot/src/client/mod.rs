@@ -131,6 +131,7 @@ fn restore_terminal() {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the client reads its environment here and nowhere else")]
 fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

@@ -1,4 +1,5 @@
 //! A small HTTP server that answers as a test says and remembers what it was asked, and a way to run the client against it.
+#![expect(clippy::disallowed_methods, reason = "programs get the environment they need")]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! The templates of `backlot init`, run as the platform runs them: prompt on standard input, answer on standard
 //! output, the model behind the usual variables. The model is scripted and speaks the real wire formats.
+#![expect(clippy::disallowed_methods, reason = "programs get the environment they need, files a time of their own")]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -3,6 +3,7 @@
 //! where user namespaces are allowed, as anybody.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![expect(unsafe_code, reason = "namespaces are entered between fork and exec")]
+#![expect(clippy::disallowed_methods, reason = "a test tells its other process who it is")]
 #![expect(clippy::print_stderr, reason = "the benchmark reports")]
 
 use std::{

@@ -95,6 +95,7 @@ async fn serve(content: Vec<u8>, manners: &[Manner]) -> Server {
     Server { address, ranges }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the server of the test speaks no TLS")]
 fn client() -> reqwest::Client {
     drop(rustls::crypto::ring::default_provider().install_default()); // another test may have been first
     reqwest::Client::builder().no_proxy().build().unwrap()

@@ -11,6 +11,7 @@ use crate::local::{LocalModel, Options, catalog, prompt};
 use crate::{Block, Event, Message, Model, Request, Role, StopReason};
 
 #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+#[expect(clippy::disallowed_methods, reason = "who runs the tests says where the weights are")]
 fn weights() -> Option<PathBuf> {
     let path = match std::env::var_os("BACKLOT_TEST_MODEL") {
         Some(path) => PathBuf::from(path),
