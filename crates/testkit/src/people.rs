@@ -16,6 +16,7 @@ pub struct Person {
 }
 
 impl Person {
+    #[expect(clippy::disallowed_methods, reason = "a client that knows nothing of the server")]
     pub(crate) fn new(base: &str, credential: Option<String>) -> Self {
         // Without TLS there is nothing to verify, and machines without certificate authorities exist.
         let _installed_already = rustls::crypto::ring::default_provider().install_default();
@@ -44,7 +45,6 @@ impl Person {
     }
 
     /// A request to be refined, with the credential in place.
-    #[must_use]
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
         match &self.credential {

@@ -157,5 +157,22 @@ async fn what_cannot_be_deployed_says_why_and_keeps_the_old_release() {
     let kept = ada.get(&api("/agents/broken")).await;
     assert_eq!(kept.body["status"], "active", "the old release goes on: {kept:?}");
     let no_file = ada.post(&api("/agents/broken/upload-code"), json!({})).await;
-    assert_json_snapshot!(no_file.redacted(), @"");
+    assert_json_snapshot!(no_file.redacted(), @r#"
+    {
+      "status": 422,
+      "body": {
+        "detail": [
+          {
+            "loc": [
+              "body",
+              "file"
+            ],
+            "msg": "field required",
+            "type": "value_error.missing"
+          }
+        ],
+        "code": "validation_error"
+      }
+    }
+    "#);
 }

@@ -2,7 +2,7 @@
 //! bodies, and the fields that it takes out of the answers. The package itself is no longer to be had from the public
 //! registry, so these are its requests and not its code.
 
-use backlot_testkit::{Answer, ECHO, Person, Project, TestServer};
+use backlot_testkit::{Answer, ECHO, Person, Project, Setup, TestDatabase, TestServer};
 use reqwest::{Method, RequestBuilder, header};
 use serde_json::{Value, json};
 
@@ -37,8 +37,28 @@ impl Sdk {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_calls_of_the_released_sdk_work() {
     let (_server, ada, _) = TestServer::start().await;
-    let sdk = Sdk(ada);
+    walk(Sdk(ada)).await;
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_calls_of_the_released_sdk_work_on_postgres() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let (server, ada, _) = TestServer::with(Setup { database: Some(database), ..Setup::default() }).await;
+    // What only PostgreSQL cannot store is refused or kept, and never a fault of ours.
+    for (path, body, status) in [
+        ("/agents", json!({"name": "a\u{0}b"}), 422),
+        ("/agents", json!({"name": "nul", "description": "\u{0}"}), 422),
+        ("/agents/absent/invoke", json!({"prompt": "\u{0}"}), 404),
+    ] {
+        assert_eq!(ada.post(&format!("/castari/api/v1{path}"), body).await.status, status, "{path}");
+    }
+    assert_eq!(ada.get("/castari/api/v1/agents/%00").await.status, 404);
+    assert_eq!(ada.get("/castari/api/v1/invocations?session_id=%00").await.status, 422);
+    walk(Sdk(ada)).await;
+    server.stop().await;
+}
+
+async fn walk(sdk: Sdk) {
     // agents.create always sends source_type; agents.update only what is defined.
     let new = json!({"name": "Echo Agent", "slug": "echo", "source_type": "git"});
     let agent = sdk.call(Method::POST, "/agents", Some(new)).await.unwrap();

@@ -210,5 +210,6 @@ async fn a_session_keeps_its_files_until_it_is_removed() {
       }
     }
     "#);
-    assert_eq!(turn("d").await.body["response_content"], "d");
+    let anew = turn("d").await;
+    assert_eq!((anew.status, &anew.body["response_content"]), (200, &json!("d")), "{anew:?}");
 }
