@@ -3,4 +3,5 @@
 mod client;
 mod client_prompts;
 mod fake_server;
+mod killed;
 mod templates;

@@ -26,6 +26,7 @@ CREATE TABLE runs (
     ended_at       BIGINT
 );
 CREATE INDEX runs_open ON runs (status, account_id, created_at) WHERE status IN ('queued', 'running');
+CREATE INDEX runs_by_turn ON runs (account_id, started_at);          -- who was served last
 CREATE INDEX runs_by_subject ON runs (account_id, kind, subject, created_at);
 CREATE INDEX runs_by_parent ON runs (parent_id) WHERE parent_id IS NOT NULL;
 

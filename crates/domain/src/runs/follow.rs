@@ -148,8 +148,14 @@ impl Follower {
         let mut connection = self.runs.db.read().await?;
         // Taken before the query: what is flushed in between is then met twice, and known by its block.
         let pending = self.runs.live_of(&self.run_id).and_then(|live| context::pending_of(&live));
+        let has_ended = store::find(&mut connection, &self.run_id).await?.is_none_or(|run| run.status.is_terminal());
         let events = store::events_after(&mut connection, &self.run_id, self.seq, CHUNK).await?;
         drop(connection);
+        if has_ended && events.is_empty() {
+            // The reader had seen everything before, or the run was removed.
+            self.ended = true;
+            return Ok(());
+        }
         self.must_look = events.len() == CHUNK as usize;
         for event in events {
             self.take_event(event);

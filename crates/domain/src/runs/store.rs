@@ -115,8 +115,9 @@ pub(super) async fn remember_idempotency_key(tx: &mut Tx, run: &Run, key: &str) 
     Ok(())
 }
 
-/// Picks the next run of the kinds `$2` (`,a,b,`) at the time `$1`: that of the account with the fewest running runs,
-/// and among an account's runs the oldest. A running run whose lease is over counts as waiting.
+/// Picks the next run of the kinds `$2` (`,a,b,`) at the time `$1`: that of the account with the fewest running runs;
+/// among several such accounts, of the one that was served longest ago; and among an account's runs the oldest. A
+/// running run whose lease is over counts as waiting.
 macro_rules! candidate {
     ($lock:literal) => {
         concat!(
@@ -129,7 +130,10 @@ macro_rules! candidate {
                 WHERE status = 'running' AND lease_until >= $1 GROUP BY account_id) \
              SELECT id FROM runs WHERE account_id = ( \
                 SELECT waiting.account_id FROM waiting LEFT JOIN busy ON busy.account_id = waiting.account_id \
-                ORDER BY COALESCE(busy.running, 0), waiting.oldest, waiting.account_id LIMIT 1) \
+                ORDER BY COALESCE(busy.running, 0), \
+                COALESCE((SELECT MAX(served.started_at) FROM runs AS served \
+                    WHERE served.account_id = waiting.account_id), 0), \
+                waiting.oldest, waiting.account_id LIMIT 1) \
              AND (status = 'queued' OR (status = 'running' AND lease_until < $1)) AND $2 LIKE '%,' || kind || ',%' \
              ORDER BY created_at, id LIMIT 1",
             $lock
