@@ -41,7 +41,8 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     let elapsed = begun.elapsed();
     super::metrics::count_request(face, &route, method, status.as_u16(), elapsed);
     span.in_scope(|| log(status, elapsed));
-    response.headers_mut().insert(REQUEST_ID, id);
+    // A provider's own id, passed on by the gateway, tells more than ours.
+    response.headers_mut().entry(REQUEST_ID).or_insert(id);
     response
 }
 
