@@ -53,6 +53,10 @@ const MOST_START_FAILURES: u64 = 5;
 const PLATFORM_FAULTS: &[&str] =
     &["start_failed", "layer_missing", "internal", "journal", "lease_lost", "shutting_down", "storage_full"];
 
+/// Ends after which a sandbox may be without its init, so that a session must not keep it: running out of memory kills
+/// whatever the kernel chooses.
+const UNSOUND_AFTER: &[&str] = &["oom", "start_failed"];
+
 /// Held while an invocation of a session is under way.
 type TurnGuard = Option<tokio::sync::OwnedMutexGuard<()>>;
 
@@ -251,7 +255,8 @@ impl CodeAgents {
             .await;
         // Every call of this run is booked before the run ends.
         self.models.settle(&run.run().id).await;
-        self.put_back(&turn, prepared).await;
+        let is_sound = result.as_ref().err().is_none_or(|failure| !UNSOUND_AFTER.contains(&failure.code.as_str()));
+        self.put_back(&turn, prepared, is_sound).await;
         let response_content = run.text_so_far(Channel::Answer).await.map_err(journal_failed)?;
         let response_content = response_content.trim_end_matches(['\n', '\r']).to_owned();
         let (exit, failure) = match result {
@@ -307,8 +312,13 @@ impl CodeAgents {
             .await
     }
 
-    /// Keeps a session's sandbox; ends any other and prepares the next one.
-    async fn put_back(self: &Arc<Self>, turn: &Turn, prepared: Prepared) {
+    /// Keeps a session's sandbox if it is sound; ends any other and prepares the next one.
+    async fn put_back(self: &Arc<Self>, turn: &Turn, prepared: Prepared, is_sound: bool) {
+        if turn.input.keeps_session && !is_sound {
+            // Its files stay; the next turn gets a new sandbox over them.
+            prepared.destroy().await;
+            return;
+        }
         if turn.input.keeps_session {
             self.rest_session(&turn.agent, &turn.release.id, &turn.session_id, prepared).await;
             return;
