@@ -1,5 +1,5 @@
 //! The calls of the released `@castari/sdk` 0.4.1, sent as it sends them (spec/castari.md 3, 21): its paths, headers and
-//! bodies, and the fields that it takes out of the answers. The package itself is no longer to be had from the public
+//! bodies, and the fields that it takes out of the answers. The package itself is not to be had from the public
 //! registry, so these are its requests and not its code.
 
 use backlot_testkit::{Answer, ECHO, Person, Project, Setup, TestDatabase, TestServer};
