@@ -25,7 +25,7 @@ pub(crate) async fn measure(program: &Path) -> anyhow::Result<Vec<Figure>> {
     let server = Server::start(program, Some(&model.anthropic_url())).await?;
     let direct = format!("{}/v1/messages", model.anthropic_url());
     let through = format!("{}/gateway/anthropic/v1/messages", server.url);
-    let client = http();
+    let client = http()?;
     let mut added = [Vec::new(), Vec::new()];
     let mut bare = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {

@@ -58,7 +58,7 @@ impl Server {
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let response =
-            http().post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body).send().await?;
+            http()?.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body).send().await?;
         let status = response.status();
         let text = response.text().await?;
         ensure!(status.is_success(), "{path} answered {status}: {text}");
@@ -78,7 +78,7 @@ impl Server {
         let archive = archive.into_inner()?.finish()?;
         self.post("/castari/api/v1/agents", &json!({ "name": name, "slug": name, "source_type": "local" })).await?;
         let part = reqwest::multipart::Part::bytes(archive).file_name("code.tar.gz");
-        let response = http()
+        let response = http()?
             .post(format!("{}/castari/api/v1/agents/{name}/upload-code", self.url))
             .bearer_auth(&self.key)
             .multipart(reqwest::multipart::Form::new().part("file", part))
@@ -99,6 +99,6 @@ impl Drop for Server {
 
 /// A client of its own, so that its connections are not those of another measurement.
 #[expect(clippy::disallowed_methods, reason = "the server is ours, and proxies or authorities are not what is measured")]
-pub(crate) fn http() -> reqwest::Client {
-    reqwest::Client::new()
+pub(crate) fn http() -> anyhow::Result<reqwest::Client> {
+    Ok(backlot_models::http::http_client(None)?)
 }

@@ -148,8 +148,13 @@ fn rand_millis(limit: u64) -> u64 {
     moment
 }
 
+/// A client of its own for each call: the server it talked to before is dead.
+fn http() -> reqwest::Client {
+    backlot_models::http::http_client(None).expect("a client")
+}
+
 async fn register(url: &str) -> String {
-    let answer: Value = reqwest::Client::new()
+    let answer: Value = http()
         .post(format!("{url}/caster/api/v1/auth/register"))
         .json(&json!({ "email": "ada@example.org", "password": "correct horse battery" }))
         .send()
@@ -166,7 +171,7 @@ async fn deploy(url: &str, key: &str) {
         ("castari.json", r#"{"name":"Asker","version":"1.0.0","runtime":"node","entrypoint":"index.mjs"}"#),
         ("index.mjs", PROGRAM),
     ]);
-    let client = reqwest::Client::new();
+    let client = http();
     let created = client
         .post(format!("{url}/castari/api/v1/agents"))
         .bearer_auth(key)
@@ -202,7 +207,7 @@ fn pack(files: &[(&str, &str)]) -> Vec<u8> {
 
 /// Invokes with streaming and writes down what comes until the connection breaks or the run ends.
 async fn listen(url: &str, key: &str, number: usize, told: &Mutex<HashMap<usize, Told>>) {
-    let request = reqwest::Client::new()
+    let request = http()
         .post(format!("{url}/castari/api/v1/agents/asker/stream"))
         .bearer_auth(key)
         .json(&json!({ "prompt": "go" }));
@@ -236,7 +241,7 @@ fn parse(frame: &str) -> Option<(String, String, Value)> {
 
 /// Waits for the end of an invocation and reads all its events again.
 async fn replay(url: &str, key: &str, id: &str) -> (String, BTreeMap<String, (String, Value)>, String) {
-    let response = reqwest::Client::new()
+    let response = http()
         .get(format!("{url}/castari/api/v1/invocations/{id}/events"))
         .bearer_auth(key)
         .send()
@@ -258,7 +263,7 @@ async fn replay(url: &str, key: &str, id: &str) -> (String, BTreeMap<String, (St
 }
 
 async fn invoke(url: &str, key: &str) -> (u16, Value) {
-    let response = reqwest::Client::new()
+    let response = http()
         .post(format!("{url}/castari/api/v1/agents/asker/invoke"))
         .bearer_auth(key)
         .json(&json!({ "prompt": "go" }))
@@ -269,6 +274,6 @@ async fn invoke(url: &str, key: &str) -> (u16, Value) {
 }
 
 async fn get(url: &str, key: &str, path: &str) -> Value {
-    let response = reqwest::Client::new().get(format!("{url}{path}")).bearer_auth(key).send().await.expect("get");
+    let response = http().get(format!("{url}{path}")).bearer_auth(key).send().await.expect("get");
     response.json().await.expect("JSON")
 }
