@@ -57,9 +57,6 @@ const PLATFORM_FAULTS: &[&str] =
 /// whatever the kernel chooses.
 const UNSOUND_AFTER: &[&str] = &["oom", "start_failed"];
 
-/// Held while an invocation of a session is under way.
-type TurnGuard = Option<tokio::sync::OwnedMutexGuard<()>>;
-
 impl CodeAgents {
     /// Invokes an agent and waits for the end. A caller that goes away does not end the invocation.
     ///
@@ -68,7 +65,7 @@ impl CodeAgents {
     /// session stays busy; [`Kind::Unavailable`] when no worker becomes free; [`Kind::Internal`] when we failed. What
     /// the program caused is no error but an invocation that failed.
     pub async fn invoke(&self, caller: &Caller, slug: &str, invoke: Invoke) -> Result<Invocation, Error> {
-        let (run, turn) = self.start_invocation(caller, slug, invoke).await?;
+        let run = self.start_invocation(caller, slug, invoke).await?;
         let ended = match tokio::time::timeout(self.settings.queue_patience, self.runs.wait(&run.id)).await {
             Ok(ended) => ended?,
             Err(_) => {
@@ -79,7 +76,6 @@ impl CodeAgents {
                 self.runs.wait(&run.id).await?
             }
         };
-        drop(turn);
         if let (Status::Failed, Some(failure)) = (ended.status, &ended.error) {
             if failure.code == "capacity" || (failure.code == "timeout" && ended.started_at.is_none()) {
                 return Err(no_capacity());
@@ -95,23 +91,12 @@ impl CodeAgents {
     ///
     /// # Errors
     /// Those of [`CodeAgents::invoke`] that are known before the program runs.
-    pub async fn begin(self: &Arc<Self>, caller: &Caller, slug: &str, invoke: Invoke) -> Result<Invocation, Error> {
-        let (run, turn) = self.start_invocation(caller, slug, invoke).await?;
-        if turn.is_some() {
-            // The session is busy until the end, whoever listens.
-            let (runs, id) = (Arc::clone(&self.runs), run.id.clone());
-            tokio::spawn(async move {
-                if let Err(error) = runs.wait(&id).await {
-                    tracing::warn!(run.id = id, ?error, "cannot tell when the turn of a session ends");
-                }
-                drop(turn);
-            });
-        }
-        run.try_into()
+    pub async fn begin(&self, caller: &Caller, slug: &str, invoke: Invoke) -> Result<Invocation, Error> {
+        self.start_invocation(caller, slug, invoke).await?.try_into()
     }
 
     /// Admits an invocation and opens its run.
-    async fn start_invocation(&self, caller: &Caller, slug: &str, invoke: Invoke) -> Result<(Run, TurnGuard), Error> {
+    async fn start_invocation(&self, caller: &Caller, slug: &str, invoke: Invoke) -> Result<Run, Error> {
         caller.require(Scope::Agents)?;
         if invoke.prompt.len() > LARGEST_PROMPT {
             return Err(Error::invalid("prompt", format!("ensure this value has at most {LARGEST_PROMPT} bytes")));
@@ -163,8 +148,22 @@ impl CodeAgents {
             ),
             idempotency_key: invoke.idempotency_key,
         };
-        let started = self.runs.start(new, with).await?;
-        Ok((started.run, turn))
+        let run = self.runs.start(new, with).await?.run;
+        if let Some(turn) = turn {
+            self.hold_turn(&run.id, turn);
+        }
+        Ok(run)
+    }
+
+    /// Keeps the session busy until the run has ended, whether or not anybody still waits for it.
+    fn hold_turn(&self, run_id: &str, turn: tokio::sync::OwnedMutexGuard<()>) {
+        let (runs, id) = (Arc::clone(&self.runs), run_id.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = runs.wait(&id).await {
+                tracing::warn!(run.id = id, ?error, "cannot tell when the turn of a session ends");
+            }
+            drop(turn);
+        });
     }
 
     /// The agent and its release, if it answers invocations.
@@ -380,6 +379,7 @@ impl CodeAgents {
         })?;
         let (mut stdout, mut stderr) = (Utf8Pieces::default(), Utf8Pieces::default());
         let mut stop_was_asked = false;
+        let mut stderr_tail = String::new();
         loop {
             let piece = tokio::select! {
                 piece = execution.output.recv() => piece,
@@ -393,6 +393,7 @@ impl CodeAgents {
                 Some(Output::Stdout(bytes)) => run.text(Channel::Answer, &stdout.push(&bytes)).await?,
                 Some(Output::Stderr(bytes)) => {
                     let text = redactor.push(&stderr.push(&bytes));
+                    keep_tail(&mut stderr_tail, &text);
                     run.text(Channel::Stderr, &text).await?;
                 }
                 None => break,
@@ -401,11 +402,12 @@ impl CodeAgents {
         run.text(Channel::Answer, &stdout.finish()).await?;
         let mut rest = redactor.push(&stderr.finish());
         rest.push_str(&redactor.finish());
+        keep_tail(&mut stderr_tail, &rest);
         run.text(Channel::Stderr, &rest).await?;
         let exit = execution.exit.await.map_err(|_| {
             Failure::from(start_failed(backlot_sandbox::Error::Gone(String::from("it did not say how it ended"))))
         })?;
-        judge(&exit, turn.agent.timeout_seconds)
+        judge(&exit, turn.agent.timeout_seconds, &stderr_tail)
     }
 
     /// The program's environment; what comes later wins (spec/castari.md 10.3).
@@ -482,7 +484,7 @@ fn split_provider_keys(secrets: Vec<(String, SecretString)>) -> (ProviderKeys, V
 }
 
 /// What a program's end means (spec/castari.md 12.1).
-fn judge(exit: &Exit, timeout_seconds: u32) -> Result<Value, Failure> {
+fn judge(exit: &Exit, timeout_seconds: u32, stderr_tail: &str) -> Result<Value, Failure> {
     let duration_ms = u64::try_from(exit.duration.as_millis()).unwrap_or(u64::MAX);
     let (code, message) = match (exit.cause, exit.code) {
         (Cause::Exited, Some(0)) => return Ok(json!(ProgramExit { duration_ms })),
@@ -498,6 +500,9 @@ fn judge(exit: &Exit, timeout_seconds: u32) -> Result<Value, Failure> {
     };
     let mut details = json!({ "duration_ms": duration_ms });
     if let Some(fields) = details.as_object_mut() {
+        if !stderr_tail.is_empty() {
+            fields.insert(String::from("stderr_tail"), json!(stderr_tail));
+        }
         if let Some(code) = exit.code {
             fields.insert(String::from("exit_code"), json!(code));
         }
@@ -506,6 +511,16 @@ fn judge(exit: &Exit, timeout_seconds: u32) -> Result<Value, Failure> {
         }
     }
     Err(Failure { code: code.to_owned(), message, details })
+}
+
+/// Adds to the end of a program's standard error that is kept with its failure.
+fn keep_tail(tail: &mut String, text: &str) {
+    const LONGEST: usize = 4096;
+    tail.push_str(text);
+    if tail.len() > LONGEST {
+        let from = (tail.len() - LONGEST..tail.len()).find(|at| tail.is_char_boundary(*at)).unwrap_or(0);
+        tail.drain(..from);
+    }
 }
 
 fn signal_name(signal: i32) -> String {

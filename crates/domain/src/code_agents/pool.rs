@@ -55,7 +55,9 @@ impl Pool {
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         let shelf = agents.get_mut(agent_id).filter(|shelf| shelf.release_id == release_id)?;
         shelf.last_used = now;
-        shelf.ready.pop()
+        let taken = shelf.ready.pop();
+        show(&agents);
+        taken
     }
 
     /// Asks for a place to put a new sandbox; refused when there are enough.
@@ -81,12 +83,18 @@ impl Pool {
         let Some(shelf) = agents.get_mut(agent_id).filter(|shelf| shelf.release_id == release_id) else { return made };
         shelf.coming = shelf.coming.saturating_sub(1);
         shelf.ready.extend(made);
+        show(&agents);
         None
     }
 
     /// Destroys what is prepared for an agent.
     pub(super) async fn discard(&self, agent_id: &str) {
-        let shelf = self.agents.lock().unwrap_or_else(PoisonError::into_inner).remove(agent_id);
+        let shelf = {
+            let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+            let shelf = agents.remove(agent_id);
+            show(&agents);
+            shelf
+        };
         for prepared in shelf.into_iter().flat_map(|shelf| shelf.ready) {
             prepared.destroy().await;
         }
@@ -110,6 +118,12 @@ impl Pool {
             self.discard(&id).await;
         }
     }
+}
+
+/// Tells operators how many sandboxes are ready.
+fn show(agents: &HashMap<String, Shelf>) {
+    let ready: u32 = agents.values().map(|shelf| u32::try_from(shelf.ready.len()).unwrap_or(u32::MAX)).sum();
+    metrics::gauge!("backlot_sandboxes", "use" => "prepared").set(f64::from(ready));
 }
 
 impl CodeAgents {

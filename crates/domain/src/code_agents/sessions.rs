@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -169,7 +169,9 @@ impl CodeAgents {
             return Err(Error::new(Kind::NotFound, "session_not_found", "Session not found"));
         }
         self.sessions.discard(agent_id, id).await;
-        self.remove_files(self.session_folder(agent_id, id)).await
+        let folder = self.session_folder(agent_id, id);
+        self.remove_files(release_marker(&folder)).await?;
+        self.remove_files(folder).await
     }
 
     /// The session's sandbox of this release: the resting one, or a new one over its files.
@@ -187,7 +189,7 @@ impl CodeAgents {
         }
         let folder = self.session_folder(&agent.id, session_id);
         // The name of the release is kept beside the files: another release begins with empty ones.
-        let marker = folder.with_extension("release");
+        let marker = release_marker(&folder);
         if tokio::fs::read_to_string(&marker).await.ok().as_deref() != Some(release.id.as_str()) {
             self.remove_files(folder.clone()).await?;
             tokio::fs::create_dir_all(&folder).await.map_err(build::storage_failed)?;
@@ -244,6 +246,11 @@ impl CodeAgents {
         }
         Ok(())
     }
+}
+
+/// Where the name of the release stands whose sandboxes wrote a session's files.
+fn release_marker(folder: &Path) -> PathBuf {
+    folder.with_extension("release")
 }
 
 /// Checks a caller's name for a session (spec/castari.md 13).

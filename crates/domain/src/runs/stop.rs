@@ -94,6 +94,8 @@ impl Runs {
 
     pub(super) fn show_end(&self, run: Run, event: super::Event) {
         let id = run.id.clone();
+        metrics::counter!("backlot_runs_ended_total", "kind" => run.kind.clone(), "status" => run.status.as_str())
+            .increment(1);
         self.hub.publish(&id, Live::Event(Arc::new(event)));
         self.hub.publish(&id, Live::Ended(Arc::new(run)));
     }

@@ -129,7 +129,11 @@ impl Runs {
         };
         let live = Arc::clone(context.live());
         self.live.write().unwrap_or_else(PoisonError::into_inner).insert(run_id.clone(), Arc::clone(&live));
+        let kind = context.run().kind.clone();
+        metrics::counter!("backlot_runs_started_total", "kind" => kind.clone()).increment(1);
+        metrics::gauge!("backlot_runs_executing", "kind" => kind.clone()).increment(1.0);
         let outcome = self.execute_within_deadline(&context, &registered).await;
+        metrics::gauge!("backlot_runs_executing", "kind" => kind).decrement(1.0);
         if live.stop_reason() == Some(StopReason::LeaseLost) {
             tracing::warn!(run.id = run_id, "another worker has taken this run over");
         } else {
