@@ -1,6 +1,5 @@
 //! The server is killed with SIGKILL at random points while invocations are going on, and started again: no acknowledged
 //! event is lost, no program runs twice, no model call is repeated, every run ends, and nothing is left running.
-#![expect(clippy::disallowed_methods, reason = "clients that know nothing of the server")]
 
 use std::{
     collections::{BTreeMap, HashMap},
