@@ -14,7 +14,10 @@ use anyhow::{Context as _, bail};
 use backlot_blobs::Blobs;
 use backlot_db::Db;
 use backlot_domain::{DataFolder, Domain, Parts, RandomIds, SystemClock, accounts::Vault};
-use backlot_faces::http::{ConnectionLimits, Readiness};
+use backlot_faces::{
+    FacesSettings,
+    http::{ConnectionLimits, Readiness},
+};
 use backlot_sandbox::{
     Driver,
     process::{Options, ProcessDriver},
@@ -33,8 +36,10 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     start_log();
+    backlot_faces::http::install_metrics();
     let config = Config::resolve(args)?;
     let _lock = claim_data_folder(&config.data)?;
+    empty_uploads(&config.data)?;
     let driver = start_sandboxes(&config.data)?;
     let listener = TcpListener::bind(config.listen)
         .await
@@ -43,14 +48,15 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let gateway = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("cannot listen for the gateway")?;
     let listening = listener.local_addr()?;
     let public_url = config.public_url.clone().unwrap_or_else(|| format!("http://{listening}"));
+    let readiness = Readiness::default();
+    let faces = FacesSettings { readiness: readiness.clone(), ..config.faces.clone() };
     let domain = assemble(config, driver, gateway.local_addr()?).await?;
     backlot_domain::start(&domain).await.context("cannot start the workers")?;
 
-    let readiness = Readiness::default();
     let ended = CancellationToken::new();
     let api = tokio::spawn(backlot_faces::http::serve(
         listener,
-        backlot_faces::router(domain.clone(), readiness.clone()),
+        backlot_faces::router(domain.clone(), faces),
         ConnectionLimits::default(),
         ended.clone().cancelled_owned(),
     ));
@@ -133,6 +139,15 @@ fn keep_others_out(folder: &Path) -> std::io::Result<()> {
         std::fs::set_permissions(folder, permissions)?;
     }
     Ok(())
+}
+
+/// What an earlier life was receiving when it died is of no use.
+fn empty_uploads(data: &DataFolder) -> anyhow::Result<()> {
+    let folder = data.uploads();
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))
 }
 
 fn start_sandboxes(data: &DataFolder) -> anyhow::Result<Arc<dyn Driver>> {

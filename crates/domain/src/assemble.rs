@@ -1,6 +1,6 @@
 //! Putting the services together, in the order of their dependence.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use backlot_blobs::Blobs;
 use backlot_db::Db;
@@ -76,11 +76,29 @@ pub fn assemble(parts: Parts) -> Result<Domain, Error> {
 pub async fn start(domain: &Domain) -> Result<(), Error> {
     domain.models.recover().await?;
     domain.code_agents.spawn_upkeep().await?;
+    spawn_hourly(domain);
     domain.runs.spawn_workers().await
 }
 
+/// Looks through what only time makes superfluous, until the domain is gone.
+fn spawn_hourly(domain: &Domain) {
+    let (accounts, models) = (Arc::downgrade(&domain.accounts), Arc::downgrade(&domain.models));
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            let (Some(accounts), Some(models)) = (accounts.upgrade(), models.upgrade()) else { return };
+            if let Err(error) = accounts.sweep().await {
+                tracing::error!(?error, "expired sign-ins could not be removed");
+            }
+            if let Err(error) = models.recover_of_others().await {
+                tracing::error!(?error, "calls of dead nodes could not be booked");
+            }
+        }
+    });
+}
+
 /// Ends a node's life in order: no new runs, time for those under way, no sandbox left.
-pub async fn stop(domain: &Domain, patience: std::time::Duration) {
+pub async fn stop(domain: &Domain, patience: Duration) {
     domain.runs.drain(patience).await;
     domain.models.drain(patience).await;
     domain.code_agents.shut_down().await;
@@ -119,6 +137,12 @@ impl DataFolder {
     #[must_use]
     pub fn sandboxes(&self) -> PathBuf {
         self.0.join("sandboxes")
+    }
+
+    /// Archives that are being received.
+    #[must_use]
+    pub fn uploads(&self) -> PathBuf {
+        self.0.join("uploads")
     }
 
     /// Weights of local models.

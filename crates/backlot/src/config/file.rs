@@ -30,9 +30,23 @@ pub(super) struct File {
     pub(super) rate_limits: Option<String>,
     pub(super) default_model: Option<String>,
     pub(super) prices: Option<PathBuf>,
+    /// Host names and browser origins of the API faces.
+    #[serde(default)]
+    pub(super) faces: Faces,
     /// Servers that speak the OpenAI format, by a name of the operator's choice.
     #[serde(default)]
     pub(super) providers: BTreeMap<String, CompatibleProvider>,
+}
+
+/// `[faces]`: a face with a host name of its own has its paths start at `/` there.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Faces {
+    pub(super) castari: Option<String>,
+    pub(super) caster: Option<String>,
+    /// Origins of web pages that may call the API from a browser; `*` for all.
+    #[serde(default)]
+    pub(super) cors_origins: Vec<String>,
 }
 
 /// A server that speaks OpenAI's Chat Completions.

@@ -22,6 +22,7 @@ use backlot_domain::{
     accounts::{self, RateLimits, Signup},
     code_agents, models,
 };
+use backlot_faces::FacesSettings;
 use backlot_models::prices::Prices;
 use ipnet::IpNet;
 
@@ -101,6 +102,8 @@ pub(crate) struct Config {
     pub(crate) master_key: Option<String>,
     pub(crate) accounts: accounts::Settings,
     pub(crate) models: models::Settings,
+    /// Host names of faces and origins of browsers.
+    pub(crate) faces: FacesSettings,
 }
 
 impl Config {
@@ -128,7 +131,8 @@ impl Config {
         };
         one_of("--sandbox", &text(args.sandbox, &file.sandbox, "process"), &["process"])?;
         one_of("--anonymous", &text(args.anonymous, &file.anonymous, "auto"), &["on", "off", "auto"])?;
-        let signup = match one_of("--signup", &text(args.signup, &file.signup, "first"), &["first", "open", "closed"])? {
+        let signup = match one_of("--signup", &text(args.signup, &file.signup, "first"), &["first", "open", "closed"])?
+        {
             "open" => Signup::Open,
             "closed" => Signup::Closed,
             _ => Signup::First,
@@ -161,7 +165,9 @@ impl Config {
             extra_ca,
             build_env,
             master_key: variable("BACKLOT_MASTER_KEY"),
-            accounts: accounts::Settings { signup, rate_limits: RateLimits { enabled: rate_limits, ..RateLimits::default() },
+            accounts: accounts::Settings {
+                signup,
+                rate_limits: RateLimits { enabled: rate_limits, ..RateLimits::default() },
                 identity_provider: providers::identity(extra_ca_pem.as_deref())?,
                 ..accounts::Settings::default()
             },
@@ -172,6 +178,13 @@ impl Config {
                 prices,
                 extra_ca: extra_ca_pem,
                 ..models::Settings::default()
+            },
+            faces: FacesSettings {
+                cors_origins: file.faces.cors_origins,
+                castari_host: file.faces.castari,
+                caster_host: file.faces.caster,
+                uploads: Some(data.uploads()),
+                ..FacesSettings::default()
             },
             data,
         })

@@ -32,7 +32,8 @@ pub(super) fn configured(compatible: &BTreeMap<String, CompatibleProvider>) -> a
         providers.push(Provider::gemini(gemini_url.as_deref(), gemini_key));
     }
     for (name, provider) in compatible {
-        let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let is_name =
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !is_name || ["anthropic", "openai", "gemini", local::PROVIDER].contains(&name.as_str()) {
             bail!("[providers.{name}]: the name must be of a-z, 0-9 and -, and not one of the built-in providers");
         }
@@ -51,10 +52,8 @@ pub(super) fn configured(compatible: &BTreeMap<String, CompatibleProvider>) -> a
 
 /// The embedded model, whether its weights are there yet or not.
 pub(super) fn local_model(data: &DataFolder) -> Local {
-    let weights = catalog::find(LOCAL_MODEL).map_or_else(
-        || data.models().join(LOCAL_MODEL),
-        |entry| entry.path_in(&data.models()),
-    );
+    let weights = catalog::find(LOCAL_MODEL)
+        .map_or_else(|| data.models().join(LOCAL_MODEL), |entry| entry.path_in(&data.models()));
     Local { name: LOCAL_MODEL.to_owned(), weights, options: local::Options::default() }
 }
 

@@ -17,7 +17,7 @@ const LONGEST_CALL: Duration = Duration::from_secs(3 * 3600);
 
 impl Models {
     /// Books the calls that died with their process, and tells how many. To be called at start, before workers claim
-    /// runs and before the gateway answers; on PostgreSQL also now and then.
+    /// runs and before the gateway answers.
     ///
     /// # Errors
     /// Database failures.
@@ -33,6 +33,18 @@ impl Models {
             tracing::warn!(calls = booked, "model calls were interrupted; what they took is estimated");
         }
         Ok(booked)
+    }
+
+    /// Books the calls of other processes that died, now and then. Does nothing on an embedded database, where every
+    /// call in progress is our own.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub async fn recover_of_others(&self) -> Result<u64, Error> {
+        match self.db.engine() {
+            Engine::Sqlite => Ok(0),
+            Engine::Postgres => self.recover().await,
+        }
     }
 
     /// Books what an earlier execution of a run left, which is dead or has lost its claim.

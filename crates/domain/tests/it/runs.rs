@@ -441,3 +441,122 @@ both_engines! {
         assert_eq!(world.runs.list(bobs, Window { limit: 10, offset: 0 }).await.expect("list").total, 0);
     }
 }
+
+/// What a run of the property test does, step by step.
+#[derive(Debug, Clone)]
+enum Action {
+    Text(u8),
+    Note,
+    Step(Effect),
+}
+
+/// Where an execution dies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Death {
+    at: usize,
+    /// Inside the step, so that its outcome is unknown, rather than before it.
+    inside: bool,
+}
+
+fn action() -> impl proptest::strategy::Strategy<Value = Action> {
+    use proptest::prelude::*;
+    prop_oneof![
+        (0_u8..40).prop_map(Action::Text),
+        Just(Action::Note),
+        Just(Action::Step(Effect::Once)),
+        Just(Action::Step(Effect::Idempotent)),
+    ]
+}
+
+/// Executes the actions; the first execution dies where it is told to.
+fn perform(
+    actions: Vec<Action>,
+    death: Death,
+    executed: Arc<Mutex<Vec<usize>>>,
+) -> impl Fn(Arc<World>, &RunContext) -> futures::future::BoxFuture<'_, Outcome> + Send + Sync + 'static {
+    move |world, run| {
+        let (actions, executed) = (actions.clone(), Arc::clone(&executed));
+        Box::pin(async move {
+            let dies = run.run().epoch == 1;
+            for (index, action) in actions.iter().enumerate() {
+                let here = dies && death.at == index;
+                if here && !(death.inside && matches!(action, Action::Step(_))) {
+                    world.reached.notify_one();
+                    std::future::pending::<()>().await;
+                }
+                match action {
+                    Action::Text(length) => ok(run.text(Channel::Answer, &"ü".repeat(usize::from(*length))).await),
+                    Action::Note => ok(run.note("note", json!(index)).await),
+                    Action::Step(effect) => {
+                        let result = run
+                            .step(&index.to_string(), "step", *effect, Value::Null, async {
+                                executed.lock().expect("lock").push(index);
+                                if here {
+                                    world.reached.notify_one();
+                                    std::future::pending::<()>().await;
+                                }
+                                Ok(json!(index))
+                            })
+                            .await;
+                        match result {
+                            Ok(value) => assert_eq!(value, json!(index), "a recorded result is the result"),
+                            Err(failure) => return Outcome::failed(failure),
+                        }
+                    }
+                }
+            }
+            Outcome::completed(Value::Null)
+        })
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 24, ..proptest::test_runner::Config::default() })]
+
+    /// Whatever a run does and wherever its first execution dies: its events stay gapless with one end, every step has
+    /// one intent and at most one result, and only an idempotent step in doubt is executed twice.
+    #[test]
+    fn a_death_anywhere_breaks_no_promise(
+        actions in proptest::collection::vec(action(), 1..12),
+        place in 0_usize..12,
+        inside in proptest::bool::ANY,
+    ) {
+        let death = Death { at: place % actions.len(), inside };
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let database = TestDatabase::sqlite().await;
+            let clock = Arc::new(Forward::default());
+            let executed = Arc::<Mutex<Vec<usize>>>::default();
+            let script = || perform(actions.clone(), death, Arc::clone(&executed));
+            let dead = node_at(database.db(), 1, LONG, Arc::clone(&clock) as Arc<dyn Clock>, script()).await;
+            dead.runs.spawn_workers().await.expect("workers");
+            let id = dead.runs.start(new_run(ADA), None).await.expect("start").run.id;
+            dead.reached.notified().await;
+            dead.runs.drain(Duration::ZERO).await;
+            clock.0.fetch_add(2 * 3_600_000, Ordering::SeqCst);
+            let heir = node_at(database.db(), 1, LONG, clock, script()).await;
+            heir.runs.spawn_workers().await.expect("workers");
+            let ended = heir.runs.wait(&id).await.expect("wait");
+
+            let in_doubt = matches!(actions.get(death.at), Some(Action::Step(_))) && inside;
+            let is_lost = in_doubt && matches!(actions.get(death.at), Some(Action::Step(Effect::Once)));
+            assert_eq!(ended.status, if is_lost { Status::Failed } else { Status::Completed });
+            let bodies = stored(&heir, &id).await;
+            assert!(bodies.last().expect("some").is_terminal());
+            let executed = executed.lock().expect("lock").clone();
+            for (index, action) in actions.iter().enumerate() {
+                let Action::Step(_) = action else { continue };
+                let key = index.to_string();
+                let intents = bodies.iter().filter(|b| matches!(b, Body::StepStarted { key: k, .. } if *k == key)).count();
+                let results = bodies.iter().filter(|b| matches!(b, Body::StepFinished { key: k, .. } if *k == key)).count();
+                let times = executed.iter().filter(|step| **step == index).count();
+                let was_reached = !is_lost || index <= death.at;
+                assert_eq!(intents, usize::from(was_reached), "intents of step {index}");
+                assert_eq!(results, usize::from(was_reached && !(is_lost && index == death.at)), "results of step {index}");
+                let twice = in_doubt && !is_lost && index == death.at;
+                assert_eq!(times, if twice { 2 } else { usize::from(was_reached) }, "executions of step {index}");
+            }
+        });
+        runtime.shutdown_background();
+    }
+}
