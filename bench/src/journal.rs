@@ -32,7 +32,8 @@ impl Executor for Stepper {
     async fn execute(&self, run: &RunContext) -> Outcome {
         let mut number = 0_u32;
         while Instant::now() < self.until {
-            let step = run.step(&number.to_string(), "step", Effect::Once, Value::Null, async { Ok(Value::Null) });
+            let key = number.to_string();
+            let step = run.step(&key, "step", Effect::Once, Value::Null, async { Ok(Value::Null) });
             if let Err(failure) = step.await {
                 return Outcome::failed(failure);
             }

@@ -10,7 +10,7 @@ CREATE TABLE agents (
     git_branch      TEXT NOT NULL,
     source_hash     TEXT,
     pending_source  TEXT,                                          -- blob of uploaded code that is not deployed yet
-    default_model   TEXT NOT NULL,
+    default_model   TEXT NOT NULL,                                 -- empty: the server's default of the day
     max_turns       BIGINT NOT NULL,
     timeout_seconds BIGINT NOT NULL,
     agent_config    TEXT NOT NULL,

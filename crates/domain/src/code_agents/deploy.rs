@@ -198,6 +198,7 @@ impl CodeAgents {
             .await?;
         if !auto_deploy {
             let message = String::from("Code uploaded");
+            let agent = self.with_model(agent);
             return Ok(Uploaded { agent, source_hash, message, is_deploying: false, deployment_id: None });
         }
         let run = self.start_deployment(&agent, Source::Blob { blob, force: false }).await?;
@@ -284,7 +285,7 @@ impl CodeAgents {
         }
         let mut connection = self.db.read().await?;
         let agent = store::find(&mut connection, &run.subject).await?.ok_or_else(agent_not_found)?;
-        Ok(Deployed { agent, finished: ended.is_some(), deployment_id: run.id })
+        Ok(Deployed { agent: self.with_model(agent), finished: ended.is_some(), deployment_id: run.id })
     }
 
     /// Deployments of an agent, newest first.
@@ -381,7 +382,7 @@ impl CodeAgents {
         self.pool.discard(&agent.id).await;
         self.sessions.discard_agent(&agent.id).await;
         self.prepare(&agent, &release).await?;
-        Ok(agent)
+        Ok(self.with_model(agent))
     }
 
     /// Removes layers that no release needs. Not while a deployment is under way, whose release is not there yet.

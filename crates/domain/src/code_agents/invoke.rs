@@ -278,6 +278,7 @@ impl CodeAgents {
         let mut connection = self.db.read().await?;
         let agent = store::find(&mut connection, &run.run().subject).await?.ok_or_else(agent_not_found)?;
         let release = store::find_release(&mut connection, &input.release_id).await?.ok_or_else(agent_not_active)?;
+        let agent = self.with_model(agent);
         Ok(Turn { agent, release, input, session_id: run.run().session.clone().unwrap_or_default() })
     }
 

@@ -48,7 +48,7 @@ impl CodeAgents {
             git_repo_url: new.git_repo_url,
             git_branch: new.git_branch.unwrap_or_else(|| String::from("main")),
             source_hash: None,
-            default_model: new.default_model.unwrap_or_else(|| self.default_model()),
+            default_model: new.default_model.unwrap_or_default(),
             max_turns: new.max_turns.unwrap_or(50),
             timeout_seconds: new.timeout_seconds.unwrap_or(120),
             config: new.config.unwrap_or_default(),
@@ -63,7 +63,8 @@ impl CodeAgents {
             updated_at: now,
         };
         let is_derived = new.slug.is_none();
-        self.db
+        let created = self
+            .db
             .write(move |tx| {
                 Box::pin(async move {
                     if is_derived {
@@ -79,12 +80,17 @@ impl CodeAgents {
                     Ok(agent)
                 })
             })
-            .await
+            .await?;
+        Ok(self.with_model(created))
     }
 
-    /// The model that new agents ask for when their owner names none.
-    fn default_model(&self) -> String {
-        self.models.default_model().unwrap_or_else(|| FALLBACK_MODEL.to_owned())
+    /// An agent as others see it: whose owner named no model asks for the server's default of today, so that an agent
+    /// made for the local model asks the provider that was configured since.
+    pub(super) fn with_model(&self, mut agent: Agent) -> Agent {
+        if agent.default_model.is_empty() {
+            agent.default_model = self.models.default_model().unwrap_or_else(|| FALLBACK_MODEL.to_owned());
+        }
+        agent
     }
 
     fn derive_slug(&self, name: &str) -> String {
@@ -107,7 +113,8 @@ impl CodeAgents {
     ) -> Result<Page<Agent>, Error> {
         caller.require(Scope::Agents)?;
         let mut connection = self.db.read().await?;
-        store::list(&mut connection, &caller.account_id, status, window).await
+        let page = store::list(&mut connection, &caller.account_id, status, window).await?;
+        Ok(page.map(|agent| self.with_model(agent)))
     }
 
     /// One agent.
@@ -121,7 +128,8 @@ impl CodeAgents {
 
     pub(super) async fn find(&self, caller: &Caller, slug: &str) -> Result<Agent, Error> {
         let mut connection = self.db.read().await?;
-        store::find_by_slug(&mut connection, &caller.account_id, slug).await?.ok_or_else(agent_not_found)
+        let agent = store::find_by_slug(&mut connection, &caller.account_id, slug).await?;
+        agent.map(|agent| self.with_model(agent)).ok_or_else(agent_not_found)
     }
 
     /// Changes settings. Limits and model apply from the next invocation, source settings from the next deployment
@@ -161,7 +169,7 @@ impl CodeAgents {
             // Prepared sandboxes have the old reach.
             self.pool.discard(&agent.id).await;
         }
-        Ok(agent)
+        Ok(self.with_model(agent))
     }
 
     /// Stops an agent: ends its invocations, destroys its sandboxes, refuses invocations until it is deployed again
@@ -195,7 +203,7 @@ impl CodeAgents {
         self.pool.discard(&agent.id).await;
         self.sessions.discard_agent(&agent.id).await;
         self.forget_session_files(&agent.id).await?;
-        Ok(agent)
+        Ok(self.with_model(agent))
     }
 
     /// Removes an agent with its secrets, sessions, releases and history. Daily usage stays (spec/castari.md 8.8).
