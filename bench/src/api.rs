@@ -33,7 +33,8 @@ pub(crate) async fn measure(program: &Path) -> anyhow::Result<Vec<Figure>> {
     }
     let (reads, writes) = (median(reads), median(writes));
     Ok(vec![
-        Figure::new("api", "GET one agent, 64 connections", reads, "requests/s").aim("≥ 10,000 on two cores", reads >= 10_000.0),
+        Figure::new("api", "GET one agent, 64 connections", reads, "requests/s")
+            .aim("≥ 10,000 on two cores", reads >= 10_000.0),
         Figure::new("api", "PATCH one agent (durable), 64 connections", writes, "requests/s")
             .aim("≥ 2,000 on two cores", writes >= 2_000.0),
     ])

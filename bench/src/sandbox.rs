@@ -85,7 +85,12 @@ fn peers(driver: Arc<ProcessDriver>, folder: &Path) -> Vec<Peer> {
 }
 
 fn installed(program: &str) -> bool {
-    std::process::Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    std::process::Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }
 
 /// A bundle over the host's own `/usr`, so that all peers run the same file.
@@ -98,14 +103,17 @@ fn crun_bundle(folder: &Path) -> anyhow::Result<String> {
     for (link, target) in [("bin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
         std::os::unix::fs::symlink(target, root.join(link))?;
     }
-    let status = std::process::Command::new("crun").args(["spec", "--bundle"]).arg(&bundle).current_dir(&bundle).status()?;
+    let status =
+        std::process::Command::new("crun").args(["spec", "--bundle"]).arg(&bundle).current_dir(&bundle).status()?;
     ensure!(status.success(), "crun spec failed");
     let path = bundle.join("config.json");
     let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
     config["process"]["terminal"] = false.into();
     config["process"]["args"] = serde_json::json!(["/bin/true"]);
     let mounts = config["mounts"].as_array_mut().context("mounts")?;
-    mounts.push(serde_json::json!({ "destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"] }));
+    mounts.push(
+        serde_json::json!({ "destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"] }),
+    );
     std::fs::write(&path, config.to_string())?;
     Ok(bundle.display().to_string())
 }
@@ -114,7 +122,12 @@ fn crun_bundle(folder: &Path) -> anyhow::Result<String> {
 fn docker_image() -> bool {
     let script = "docker image inspect backlot-bench >/dev/null 2>&1 || \
         tar -C / -ch bin/true $(ldd /bin/true | grep -o '/[^ ]*' | sed 's#^/##') | docker import - backlot-bench";
-    std::process::Command::new("sh").args(["-c", script]).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    std::process::Command::new("sh")
+        .args(["-c", script])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }
 
 async fn run(peer: &Peer, starts: usize, parallel: usize) -> anyhow::Result<Vec<Duration>> {

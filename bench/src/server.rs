@@ -42,7 +42,10 @@ impl Server {
         let url = ready.strip_prefix("backlot ready on ").context("no ready line")?.to_owned();
         let mut server = Self { process, url, key: String::new(), start, _data: data };
         let answer = server
-            .post("/caster/api/v1/auth/register", &json!({ "email": "bench@example.org", "password": "a long password" }))
+            .post(
+                "/caster/api/v1/auth/register",
+                &json!({ "email": "bench@example.org", "password": "a long password" }),
+            )
             .await?;
         answer["api_key"].as_str().context("no key")?.clone_into(&mut server.key);
         Ok(server)
@@ -57,8 +60,7 @@ impl Server {
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        let response =
-            http()?.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body).send().await?;
+        let response = http()?.post(format!("{}{path}", self.url)).bearer_auth(&self.key).json(body).send().await?;
         let status = response.status();
         let text = response.text().await?;
         ensure!(status.is_success(), "{path} answered {status}: {text}");
@@ -98,7 +100,10 @@ impl Drop for Server {
 }
 
 /// A client of its own, so that its connections are not those of another measurement.
-#[expect(clippy::disallowed_methods, reason = "the server is ours, and proxies or authorities are not what is measured")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the server is ours, and proxies or authorities are not what is measured"
+)]
 pub(crate) fn http() -> anyhow::Result<reqwest::Client> {
     Ok(backlot_models::http::http_client(None)?)
 }

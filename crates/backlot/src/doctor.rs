@@ -85,9 +85,8 @@ async fn database(config: &Config) -> Finding {
 }
 
 fn sandboxes() -> Vec<Finding> {
-    let broken = |found: String| {
-        vec![Finding { name: String::from("sandboxes"), state: State::Broken, found, advice: None }]
-    };
+    let broken =
+        |found: String| vec![Finding { name: String::from("sandboxes"), state: State::Broken, found, advice: None }];
     let launcher = match std::env::current_exe() {
         Ok(path) => path,
         Err(error) => return broken(error.to_string()),
@@ -162,7 +161,8 @@ fn models(config: &Config) -> Vec<Finding> {
             name: String::from("local model"),
             state: State::of(is_there, config.models.providers.is_empty()),
             found: if is_there { local.weights.display().to_string() } else { String::from("not fetched") },
-            advice: (!is_there).then(|| String::from("backlot models pull, or set ANTHROPIC_API_KEY or OPENAI_API_KEY")),
+            advice: (!is_there)
+                .then(|| String::from("backlot models pull, or set ANTHROPIC_API_KEY or OPENAI_API_KEY")),
         });
     }
     findings

@@ -44,8 +44,7 @@ pub struct Parts {
 /// When folders cannot be used or settings contradict each other.
 pub fn assemble(parts: Parts) -> Result<Domain, Error> {
     let Parts { db, blobs, driver, vault, clock, ids, .. } = parts;
-    let accounts =
-        Arc::new(Accounts::new(db.clone(), vault, Arc::clone(&clock), Arc::clone(&ids), parts.accounts));
+    let accounts = Arc::new(Accounts::new(db.clone(), vault, Arc::clone(&clock), Arc::clone(&ids), parts.accounts));
     let runs = Runs::new(db.clone(), Arc::clone(&clock), Arc::clone(&ids), parts.runs);
     let models = Models::new(
         db.clone(),

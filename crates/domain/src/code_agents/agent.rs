@@ -196,8 +196,18 @@ pub struct AgentPatch {
 
 /// Words that cannot be slugs, because addresses need them (spec/castari.md 2).
 const RESERVED_SLUGS: &[&str] = &[
-    "agents", "files", "buckets", "usage", "api-keys", "auth", "invocations", "sandbox", "sandboxes", "gateway",
-    "health", "openapi",
+    "agents",
+    "files",
+    "buckets",
+    "usage",
+    "api-keys",
+    "auth",
+    "invocations",
+    "sandbox",
+    "sandboxes",
+    "gateway",
+    "health",
+    "openapi",
 ];
 /// Longest slug.
 const SLUG_LENGTH: usize = 100;
@@ -401,7 +411,8 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_told_at_once() {
-        let candidate = Candidate { name: Some(""), slug: Some("A"), timeout_seconds: Some(900), ..Candidate::default() };
+        let candidate =
+            Candidate { name: Some(""), slug: Some("A"), timeout_seconds: Some(900), ..Candidate::default() };
         let error = candidate.check().expect_err("three faults");
         let fields: Vec<_> = error.fields.iter().map(|field| field.path.join(".")).collect();
         assert_eq!(fields, ["name", "slug", "timeout_seconds"]);

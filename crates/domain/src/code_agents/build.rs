@@ -120,7 +120,8 @@ impl Build<'_> {
         source_hash: &str,
         source_layer: &str,
     ) -> Result<String, Error> {
-        let name = install.layer_name((builds || install.runs_project_code).then_some(source_hash), self.run, self.force);
+        let name =
+            install.layer_name((builds || install.runs_project_code).then_some(source_hash), self.run, self.force);
         if self.agents.layers.exists(&name) {
             self.log("dependencies: unchanged, reusing what was installed before\n").await?;
             return Ok(name);
@@ -319,7 +320,13 @@ impl Build<'_> {
     }
 
     /// Fetches a repository into `into`; returns the commit (spec/castari.md 9.1).
-    pub(super) async fn fetch_git(&self, url: &str, reference: &str, into: &Path, token: Option<&str>) -> Result<String, Error> {
+    pub(super) async fn fetch_git(
+        &self,
+        url: &str,
+        reference: &str,
+        into: &Path,
+        token: Option<&str>,
+    ) -> Result<String, Error> {
         use base64::Engine as _;
         const SCRIPT: &str = "set -eu\n\
             git init --quiet .\n\
@@ -425,37 +432,61 @@ impl InstallPlan {
     fn of(project: &Path, manifest: &Manifest) -> Result<Self, Error> {
         let read = |name: &str| std::fs::read(project.join(name)).ok();
         let package: Option<Value> = match read("package.json") {
-            Some(bytes) if manifest.runtime == Runtime::Node => Some(serde_json::from_slice(&bytes).map_err(|error| {
-                Error::new(Kind::Conflict, "install_failed", format!("package.json: {error}"))
-            })?),
+            Some(bytes) if manifest.runtime == Runtime::Node => Some(
+                serde_json::from_slice(&bytes)
+                    .map_err(|error| Error::new(Kind::Conflict, "install_failed", format!("package.json: {error}")))?,
+            ),
             _ => None,
         };
-        let has_script = |name: &str| {
-            package.as_ref().and_then(|package| package.get("scripts")?.get(name)?.as_str()).is_some()
-        };
+        let has_script =
+            |name: &str| package.as_ref().and_then(|package| package.get("scripts")?.get(name)?.as_str()).is_some();
         let has_build_script = has_script("build");
-        let runs_project_code = ["preinstall", "install", "postinstall", "prepare", "prepublish"].iter().any(|s| has_script(s));
+        let runs_project_code =
+            ["preinstall", "install", "postinstall", "prepare", "prepublish"].iter().any(|s| has_script(s));
         let words = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
         let (tool, attempts, files): (_, Vec<Vec<String>>, &[&str]) = if let Some(argv) = &manifest.install {
             let all: &[&str] = &[];
-            let plan = Install { tool: "install", attempts: vec![argv.clone()], inputs: Vec::new(), runs_project_code: true };
+            let plan =
+                Install { tool: "install", attempts: vec![argv.clone()], inputs: Vec::new(), runs_project_code: true };
             debug_assert!(all.is_empty());
             return Ok(Self { install: Some(plan), has_build_script });
         } else if let Some(package) = &package {
-            let needs_nothing = ["dependencies", "devDependencies", "optionalDependencies", "workspaces"]
-                .iter()
-                .all(|key| package.get(key).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) && package.get(key).is_none_or(|value| !value.is_array()));
+            let needs_nothing =
+                ["dependencies", "devDependencies", "optionalDependencies", "workspaces"].iter().all(|key| {
+                    package.get(key).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
+                        && package.get(key).is_none_or(|value| !value.is_array())
+                });
             let fallback = words("npm install --no-audit --no-fund");
             if read("package-lock.json").is_some() {
-                ("npm install", vec![words("npm ci --no-audit --no-fund"), fallback], &["package.json", "package-lock.json", ".npmrc"])
+                (
+                    "npm install",
+                    vec![words("npm ci --no-audit --no-fund"), fallback],
+                    &["package.json", "package-lock.json", ".npmrc"],
+                )
             } else if read("npm-shrinkwrap.json").is_some() {
-                ("npm install", vec![words("npm ci --no-audit --no-fund"), fallback], &["package.json", "npm-shrinkwrap.json", ".npmrc"])
+                (
+                    "npm install",
+                    vec![words("npm ci --no-audit --no-fund"), fallback],
+                    &["package.json", "npm-shrinkwrap.json", ".npmrc"],
+                )
             } else if read("pnpm-lock.yaml").is_some() {
-                ("pnpm install", vec![words("npx --yes pnpm@10 install --frozen-lockfile")], &["package.json", "pnpm-lock.yaml", ".npmrc"])
+                (
+                    "pnpm install",
+                    vec![words("npx --yes pnpm@10 install --frozen-lockfile")],
+                    &["package.json", "pnpm-lock.yaml", ".npmrc"],
+                )
             } else if read("yarn.lock").is_some() {
-                ("yarn install", vec![words("npx --yes yarn@1 install --frozen-lockfile --non-interactive")], &["package.json", "yarn.lock", ".npmrc"])
+                (
+                    "yarn install",
+                    vec![words("npx --yes yarn@1 install --frozen-lockfile --non-interactive")],
+                    &["package.json", "yarn.lock", ".npmrc"],
+                )
             } else if read("bun.lock").is_some() || read("bun.lockb").is_some() {
-                ("bun install", vec![words("npx --yes bun@1 install --frozen-lockfile")], &["package.json", "bun.lock", "bun.lockb", ".npmrc"])
+                (
+                    "bun install",
+                    vec![words("npx --yes bun@1 install --frozen-lockfile")],
+                    &["package.json", "bun.lock", "bun.lockb", ".npmrc"],
+                )
             } else if needs_nothing && !runs_project_code && !has_build_script {
                 return Ok(Self { install: None, has_build_script });
             } else {
@@ -473,7 +504,12 @@ impl InstallPlan {
             } else if read("requirements.txt").is_some() {
                 ("pip install", vec![pip("-r requirements.txt")], &["requirements.txt"])
             } else if read("pyproject.toml").is_some() {
-                let plan = Install { tool: "pip install", attempts: vec![pip(".")], inputs: Vec::new(), runs_project_code: true };
+                let plan = Install {
+                    tool: "pip install",
+                    attempts: vec![pip(".")],
+                    inputs: Vec::new(),
+                    runs_project_code: true,
+                };
                 return Ok(Self { install: Some(plan), has_build_script });
             } else {
                 return Ok(Self { install: None, has_build_script });

@@ -151,7 +151,11 @@ impl CodeAgents {
             SourceType::Git => {
                 let url = agent.git_repo_url.clone().ok_or_else(no_source)?;
                 let reference = request.git_commit.clone().or_else(|| request.git_branch.clone());
-                Ok(Source::Git { url, reference: reference.unwrap_or_else(|| agent.git_branch.clone()), force: request.force })
+                Ok(Source::Git {
+                    url,
+                    reference: reference.unwrap_or_else(|| agent.git_branch.clone()),
+                    force: request.force,
+                })
             }
             SourceType::Local => {
                 let blob = match &agent.pending_source {
@@ -357,8 +361,9 @@ impl CodeAgents {
                 }
             }
         };
-        let release = release
-            .ok_or_else(|| Error::new(Kind::NotFound, "release_not_found", "There is no earlier release to go back to"))?;
+        let release = release.ok_or_else(|| {
+            Error::new(Kind::NotFound, "release_not_found", "There is no earlier release to go back to")
+        })?;
         let prepared = self.fresh_sandbox(&agent, &release).await?;
         prepared.destroy().await;
         let (id, now, release_id, source_hash) =
@@ -548,8 +553,7 @@ impl CodeAgents {
             Box::pin(async move {
                 let Some(mut agent) = store::find(tx, &agent_id).await? else { return Ok(()) };
                 if agent.status == AgentStatus::Deploying {
-                    agent.status =
-                        if agent.release_id.is_some() { AgentStatus::Active } else { AgentStatus::Error };
+                    agent.status = if agent.release_id.is_some() { AgentStatus::Active } else { AgentStatus::Error };
                 }
                 agent.status_message = Some(message);
                 agent.updated_at = now;

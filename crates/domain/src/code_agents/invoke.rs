@@ -180,11 +180,7 @@ impl CodeAgents {
         Ok((agent, release))
     }
 
-    async fn enter_session(
-        &self,
-        agent: &Agent,
-        session_id: &str,
-    ) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
+    async fn enter_session(&self, agent: &Agent, session_id: &str) -> Result<tokio::sync::OwnedMutexGuard<()>, Error> {
         let patience = self.settings.queue_patience;
         tokio::time::timeout(patience, self.sessions.enter(&agent.id, session_id))
             .await
@@ -265,11 +261,7 @@ impl CodeAgents {
                 (ProgramExit { duration_ms }, Some(failure))
             }
         };
-        let output = InvocationOutput {
-            response_content,
-            sandbox_id: Some(sandbox_id),
-            duration_ms: exit.duration_ms,
-        };
+        let output = InvocationOutput { response_content, sandbox_id: Some(sandbox_id), duration_ms: exit.duration_ms };
         Ok(Outcome { output: serde_json::to_value(output).map_err(Error::internal)?, failure, at_commit: None })
     }
 
@@ -307,9 +299,7 @@ impl CodeAgents {
             last_invocation_at: Some(now),
         };
         let account_id = turn.agent.account_id.clone();
-        self.db
-            .write(move |tx| Box::pin(async move { store::touch_session(tx, &session, &account_id).await }))
-            .await
+        self.db.write(move |tx| Box::pin(async move { store::touch_session(tx, &session, &account_id).await })).await
     }
 
     /// Keeps a session's sandbox if it is sound; ends any other and prepares the next one.
@@ -372,10 +362,9 @@ impl CodeAgents {
             stderr_limit: LARGEST_STDERR,
         };
         let mut execution = prepared.sandbox.exec(command).await.map_err(|error| match error {
-            backlot_sandbox::Error::Start { program, reason } => Failure::new(
-                "nonzero_exit",
-                format!("`{program}` could not be started: {reason}"),
-            ),
+            backlot_sandbox::Error::Start { program, reason } => {
+                Failure::new("nonzero_exit", format!("`{program}` could not be started: {reason}"))
+            }
             other => Failure::from(start_failed(other)),
         })?;
         let (mut stdout, mut stderr) = (Utf8Pieces::default(), Utf8Pieces::default());

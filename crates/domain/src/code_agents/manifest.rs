@@ -1,6 +1,9 @@
 //! `castari.json`: what a project says of itself (spec/castari.md 9.3).
 
-use std::{collections::BTreeMap, path::{Component, Path}};
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path},
+};
 
 use serde::Deserialize;
 
@@ -111,7 +114,8 @@ impl Manifest {
 
 fn stays_inside(path: &str) -> bool {
     let path = Path::new(path);
-    !path.as_os_str().is_empty() && path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    !path.as_os_str().is_empty()
+        && path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 fn invalid(message: impl Into<String>) -> Error {

@@ -83,9 +83,8 @@ fn check_name(key: &str) -> Result<(), Error> {
     if !fits {
         return Err(Error::invalid("key", "string does not match regex \"^[A-Za-z_][A-Za-z0-9_]{0,127}$\""));
     }
-    let is_reserved = RESERVED.contains(&key)
-        || key.starts_with("LD_")
-        || (key.starts_with("CASTARI_") && key != GIT_TOKEN);
+    let is_reserved =
+        RESERVED.contains(&key) || key.starts_with("LD_") || (key.starts_with("CASTARI_") && key != GIT_TOKEN);
     if is_reserved {
         return Err(Error::invalid("key", format!("`{key}` is reserved")));
     }

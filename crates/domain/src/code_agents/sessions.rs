@@ -13,7 +13,11 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
-use super::{Agent, CodeAgents, build, pool::Prepared, store::{self, Release}};
+use super::{
+    Agent, CodeAgents, build,
+    pool::Prepared,
+    store::{self, Release},
+};
 use crate::{
     Error, Kind, Timestamp,
     accounts::{Caller, Scope},
@@ -107,8 +111,7 @@ impl LiveSessions {
 
     /// Destroys the sandboxes of all sessions; their files stay.
     pub(super) async fn clear(&self) {
-        let keys: Vec<Key> =
-            self.slots.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let keys: Vec<Key> = self.slots.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
         for (agent, session) in keys {
             self.discard(&agent, &session).await;
         }
@@ -161,10 +164,8 @@ impl CodeAgents {
 
     async fn remove_session(&self, agent_id: &str, id: &str) -> Result<(), Error> {
         let (agent, session) = (agent_id.to_owned(), id.to_owned());
-        let existed = self
-            .db
-            .write(move |tx| Box::pin(async move { store::delete_session(tx, &agent, &session).await }))
-            .await?;
+        let existed =
+            self.db.write(move |tx| Box::pin(async move { store::delete_session(tx, &agent, &session).await })).await?;
         if !existed {
             return Err(Error::new(Kind::NotFound, "session_not_found", "Session not found"));
         }

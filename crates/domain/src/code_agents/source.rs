@@ -98,7 +98,11 @@ fn unpack_zip(file: fs::File, tree: &mut Tree<'_>) -> Result<(), Error> {
             tree.directory(&path)?;
         } else if mode & KIND == 0o120_000 {
             let mut target = String::new();
-            entry.by_ref().take(LONGEST_PATH as u64 + 1).read_to_string(&mut target).map_err(|error| refused(error.to_string()))?;
+            entry
+                .by_ref()
+                .take(LONGEST_PATH as u64 + 1)
+                .read_to_string(&mut target)
+                .map_err(|error| refused(error.to_string()))?;
             tree.link(&path, Path::new(&target))?;
         } else if mode & KIND == 0 || mode & KIND == 0o100_000 {
             tree.file(&path, mode & 0o111 != 0, &mut entry)?;
@@ -139,7 +143,10 @@ pub(super) fn import(from: &Path, into: &Path, skip: &[&str]) -> Result<(), Erro
                     .map_err(|error| refused(format!("`{}`: {error}", path.display())))?;
                 tree.file(&path, metadata.permissions().mode() & 0o111 != 0, &mut file)?;
             } else {
-                return Err(refused(format!("`{}` is neither a file, a directory nor a symbolic link", path.display())));
+                return Err(refused(format!(
+                    "`{}` is neither a file, a directory nor a symbolic link",
+                    path.display()
+                )));
             }
         }
     }
@@ -257,7 +264,10 @@ impl<'a> Tree<'a> {
         }
         let folded = path.to_string_lossy().to_lowercase();
         if !self.folded.insert(folded) {
-            return Err(refused(format!("`{}` differs from another path in upper and lower case only", path.display())));
+            return Err(refused(format!(
+                "`{}` differs from another path in upper and lower case only",
+                path.display()
+            )));
         }
         self.made.insert(path.to_owned(), made);
         Ok(())
@@ -497,8 +507,7 @@ mod tests {
     #[test]
     fn bombs_are_refused() {
         let file = tempfile::NamedTempFile::new().expect("temp file");
-        let mut encoder =
-            flate2::write::GzEncoder::new(file.reopen().expect("reopen"), flate2::Compression::fast());
+        let mut encoder = flate2::write::GzEncoder::new(file.reopen().expect("reopen"), flate2::Compression::fast());
         let mut header = tar::Header::new_gnu();
         header.set_path("zeros").expect("path");
         header.set_mode(0o644);

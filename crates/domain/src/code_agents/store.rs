@@ -284,12 +284,7 @@ pub(super) async fn insert_release(tx: &mut Tx, release: &Release) -> Result<(),
 }
 
 pub(super) async fn find_release(connection: &mut Connection, id: &str) -> Result<Option<Release>, Error> {
-    connection
-        .first("SELECT * FROM releases WHERE id = $1", args![id])
-        .await?
-        .as_ref()
-        .map(release_from)
-        .transpose()
+    connection.first("SELECT * FROM releases WHERE id = $1", args![id]).await?.as_ref().map(release_from).transpose()
 }
 
 /// An agent's releases, newest first.
@@ -307,8 +302,7 @@ pub(super) async fn layers_in_use(connection: &mut Connection) -> Result<Vec<Str
     let rows = connection.all("SELECT DISTINCT layers FROM releases", vec![]).await?;
     let mut names = Vec::new();
     for row in &rows {
-        let layers: Vec<String> =
-            serde_json::from_str(&row.text("layers")?).map_err(|e| corrupt("?", "layers", e))?;
+        let layers: Vec<String> = serde_json::from_str(&row.text("layers")?).map_err(|e| corrupt("?", "layers", e))?;
         names.extend(layers);
     }
     Ok(names)

@@ -136,14 +136,7 @@ impl RunContext {
     /// # Errors
     /// The failure of `work`, recorded or new. `step_in_doubt` when the step has an effect, was started by an
     /// execution that died, and nobody knows whether it took place.
-    pub async fn step<F>(
-        &self,
-        key: &str,
-        name: &str,
-        effect: Effect,
-        intent: Value,
-        work: F,
-    ) -> Result<Value, Failure>
+    pub async fn step<F>(&self, key: &str, name: &str, effect: Effect, intent: Value, work: F) -> Result<Value, Failure>
     where
         F: Future<Output = Result<Value, Failure>> + Send,
     {
@@ -153,7 +146,9 @@ impl RunContext {
             (Some(Recorded::InDoubt), Effect::Once) => {
                 return Err(Failure::new(
                     "step_in_doubt",
-                    format!("The server stopped during the step `{name}`; it may have taken effect and is not repeated"),
+                    format!(
+                        "The server stopped during the step `{name}`; it may have taken effect and is not repeated"
+                    ),
                 ));
             }
             (Some(Recorded::InDoubt), Effect::Idempotent) => {}
@@ -204,7 +199,8 @@ impl RunContext {
             {
                 let mut pending = self.live.pending.lock().unwrap_or_else(PoisonError::into_inner);
                 if pending.channel.is_none_or(|current| current == channel) && pending.text.len() < LARGEST_BLOCK {
-                    let delta = Delta { channel, block: pending.block, offset: pending.text.len(), text: Arc::from(text) };
+                    let delta =
+                        Delta { channel, block: pending.block, offset: pending.text.len(), text: Arc::from(text) };
                     pending.channel = Some(channel);
                     pending.text.push_str(text);
                     break delta;

@@ -81,9 +81,7 @@ impl Runs {
         let id = run_id.to_owned();
         let ended = self
             .db
-            .write(move |tx| {
-                Box::pin(async move { store::end_queued(tx, &id, now, Body::Failed { failure }).await })
-            })
+            .write(move |tx| Box::pin(async move { store::end_queued(tx, &id, now, Body::Failed { failure }).await }))
             .await?;
         let withdrawn = ended.is_some();
         if let Some((run, event)) = ended {

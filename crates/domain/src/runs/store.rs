@@ -163,13 +163,15 @@ pub(super) async fn claim(
 
 /// Makes the claims of every other worker void. Only right where no other process can be alive.
 pub(super) async fn expire_foreign_leases(tx: &mut Tx, worker: &str) -> Result<u64, Error> {
-    Ok(tx
-        .execute("UPDATE runs SET lease_until = 0 WHERE status = 'running' AND worker <> $1", args![worker])
-        .await?)
+    Ok(tx.execute("UPDATE runs SET lease_until = 0 WHERE status = 'running' AND worker <> $1", args![worker]).await?)
 }
 
 /// Prolongs the claims of a worker, and tells which runs it still has.
-pub(super) async fn renew_leases(tx: &mut Tx, worker: &str, lease_until: Timestamp) -> Result<Vec<(String, i64)>, Error> {
+pub(super) async fn renew_leases(
+    tx: &mut Tx,
+    worker: &str,
+    lease_until: Timestamp,
+) -> Result<Vec<(String, i64)>, Error> {
     let rows = tx
         .all(
             "UPDATE runs SET lease_until = $2 WHERE worker = $1 AND status = 'running' RETURNING id, epoch",
@@ -211,7 +213,13 @@ pub(super) async fn open_tree(tx: &mut Tx, root: &str) -> Result<Vec<Run>, Error
 }
 
 /// Appends an event to a run that is claimed with this epoch. `None`: the claim is lost or the run has ended.
-pub(super) async fn append(tx: &mut Tx, id: &str, epoch: i64, now: Timestamp, body: Body) -> Result<Option<Event>, Error> {
+pub(super) async fn append(
+    tx: &mut Tx,
+    id: &str,
+    epoch: i64,
+    now: Timestamp,
+    body: Body,
+) -> Result<Option<Event>, Error> {
     let row = tx
         .first(
             "UPDATE runs SET next_seq = next_seq + 1 WHERE id = $1 AND epoch = $2 AND status = 'running' \
@@ -267,7 +275,12 @@ pub(super) async fn end(
 }
 
 /// Ends a run that nobody has claimed. `None`: somebody has.
-pub(super) async fn end_queued(tx: &mut Tx, id: &str, now: Timestamp, body: Body) -> Result<Option<(Run, Event)>, Error> {
+pub(super) async fn end_queued(
+    tx: &mut Tx,
+    id: &str,
+    now: Timestamp,
+    body: Body,
+) -> Result<Option<(Run, Event)>, Error> {
     let row = tx
         .first(
             "UPDATE runs SET next_seq = next_seq + 1 WHERE id = $1 AND status = 'queued' \
