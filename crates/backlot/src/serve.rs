@@ -154,6 +154,15 @@ fn start_sandboxes(data: &DataFolder) -> anyhow::Result<Arc<dyn Driver>> {
     let launcher = std::env::current_exe().context("cannot find my own executable")?;
     let options = Options::new(launcher, vec![crate::LAUNCHER.to_owned()], data.sandboxes());
     let driver = ProcessDriver::start(options).context("cannot start the sandbox launcher")?;
+    let driver: Arc<dyn Driver> = Arc::new(driver);
+    // Looking takes longer than starting, and holds nobody up: a sandbox that lacks something is refused anyway.
+    let looked_at = Arc::clone(&driver);
+    tokio::task::spawn_blocking(move || report_lacks(looked_at.as_ref()));
+    Ok(driver)
+}
+
+/// Tells the operator what sandboxes lack on this host.
+fn report_lacks(driver: &dyn Driver) {
     let preflight = driver.preflight();
     for check in preflight.checks.iter().filter(|check| !check.ok) {
         let advice = check.advice.as_deref().unwrap_or("see `backlot doctor`");
@@ -163,7 +172,6 @@ fn start_sandboxes(data: &DataFolder) -> anyhow::Result<Arc<dyn Driver>> {
             tracing::warn!(found = check.found, advice, "sandboxes lack {}", check.name);
         }
     }
-    Ok(Arc::new(driver))
 }
 
 fn start_log() {
