@@ -35,6 +35,9 @@ pub enum Error {
     /// The work inside the transaction panicked.
     #[error("the work inside the transaction panicked; all of it is undone")]
     Panicked,
+    /// The database's disk is full.
+    #[error("the disk that holds the database is full")]
+    Full,
     /// Anything else the engine reports.
     #[error("database: {0}")]
     Engine(sqlx::Error),
@@ -46,6 +49,8 @@ impl From<sqlx::Error> for Error {
             sqlx::Error::Database(db) if db.is_unique_violation() => {
                 Self::Unique { constraint: db.constraint().map_or_else(|| db.message().to_owned(), ToOwned::to_owned) }
             }
+            // SQLITE_FULL and PostgreSQL's disk_full.
+            sqlx::Error::Database(db) if db.code().is_some_and(|code| code == "13" || code == "53100") => Self::Full,
             sqlx::Error::PoolClosed => Self::Closed,
             other => Self::Engine(other),
         }

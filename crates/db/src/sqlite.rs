@@ -78,6 +78,7 @@ impl Sqlite {
 #[derive(Clone)]
 enum Refusal {
     Closed,
+    Full,
     Commit(String),
 }
 
@@ -126,6 +127,7 @@ where
             (Some(Err(error)), _) => Err(error),
             (Some(Ok(value)), Ok(())) => Ok(value),
             (_, Err(Refusal::Closed)) => Err(E::from(Error::Closed)),
+            (_, Err(Refusal::Full)) => Err(E::from(Error::Full)),
             (_, Err(Refusal::Commit(reason))) => Err(E::from(Error::Commit(reason))),
             (None, Ok(())) => Err(E::from(Error::Closed)),
         };
@@ -154,7 +156,7 @@ async fn write_in_groups(pool: SqlitePool, mut jobs: mpsc::Receiver<Box<dyn Job>
             Err(Error::Closed) => Err(Refusal::Closed),
             Err(error) => {
                 tracing::error!(%error, writes = group.len(), "a group of writes could not be committed");
-                Err(Refusal::Commit(error.to_string()))
+                Err(if matches!(error, Error::Full) { Refusal::Full } else { Refusal::Commit(error.to_string()) })
             }
         };
         for job in group.drain(..) {

@@ -77,6 +77,19 @@ impl Error {
         Self::new(Kind::Internal, "internal", "Internal server error").because(cause)
     }
 
+    /// A failure of our disk: a full one is told as such, everything else is a fault of ours.
+    #[must_use]
+    pub fn from_disk(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::storage_full(error),
+            _ => Self::internal(error),
+        }
+    }
+
+    fn storage_full(cause: impl Into<anyhow::Error>) -> Self {
+        Self::new(Kind::Unavailable, "storage_full", "The server's disk is full").because(cause)
+    }
+
     /// The same error with its cause for the log.
     #[must_use]
     pub fn because(mut self, cause: impl Into<anyhow::Error>) -> Self {
@@ -122,6 +135,7 @@ impl From<backlot_db::Error> for Error {
             backlot_db::Error::Closed => {
                 Self::new(Kind::Unavailable, "shutting_down", "The server is shutting down").because(error)
             }
+            backlot_db::Error::Full => Self::storage_full(error),
             other => Self::internal(other),
         }
     }

@@ -207,7 +207,7 @@ async fn a_full_disk_is_told_and_survived() {
     for (n, write) in (0..).zip(writes) {
         match write.await.expect("no panic") {
             Ok(_) => acknowledged.push(n),
-            Err(error) => assert!(matches!(error, Error::Engine(_) | Error::Commit(_)), "{error:?}"),
+            Err(error) => assert!(matches!(error, Error::Full), "{error:?}"),
         }
     }
     assert!(!acknowledged.contains(&1), "a mebibyte does not fit");

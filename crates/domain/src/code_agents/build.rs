@@ -108,7 +108,7 @@ impl Build<'_> {
         }
         let (name, tree) = (name.to_owned(), tree.to_owned());
         let layers = std::sync::Arc::clone(&self.agents.layers);
-        blocking(move || layers.add(&name, &tree).map_err(storage_failed)).await
+        blocking(move || layers.add(&name, &tree).map_err(Error::from_disk)).await
     }
 
     /// Installs dependencies and, where the entry point has to be built, builds it. Returns the layer's name.
@@ -127,7 +127,7 @@ impl Build<'_> {
             return Ok(name);
         }
         self.tell("installing dependencies").await?;
-        let staging = self.agents.layers.stage().map_err(storage_failed)?;
+        let staging = self.agents.layers.stage().map_err(Error::from_disk)?;
         let scratch = staging.folder("scratch")?;
         let sandbox = self.sandbox(vec![self.agents.layers.path(source_layer)], &scratch).await?;
         for attempt in &install.attempts {
@@ -179,7 +179,7 @@ impl Build<'_> {
             return Ok(name);
         }
         self.tell("installing the TypeScript loader").await?;
-        let staging = self.agents.layers.stage().map_err(storage_failed)?;
+        let staging = self.agents.layers.stage().map_err(Error::from_disk)?;
         let scratch = staging.folder("scratch")?;
         let sandbox = self.sandbox(vec![], &scratch).await?;
         let argv = ["npm", "install", "--no-audit", "--no-fund", "--prefix", TSX_FOLDER, &format!("tsx@{TSX}")]
@@ -333,7 +333,7 @@ impl Build<'_> {
             git fetch --quiet --depth 1 --no-tags --no-recurse-submodules -- \"$1\" \"$2\"\n\
             git -c advice.detachedHead=false checkout --quiet FETCH_HEAD\n\
             git rev-parse HEAD\n";
-        let staging = self.agents.layers.stage().map_err(storage_failed)?;
+        let staging = self.agents.layers.stage().map_err(Error::from_disk)?;
         let scratch = staging.folder("scratch")?;
         let sandbox = self.sandbox(vec![], &scratch).await?;
         // Settings travel as variables, so that no token shows in a list of processes.
@@ -569,13 +569,6 @@ fn telling_line(finished: &Finished) -> String {
     let line = line.unwrap_or("it wrote nothing");
     let line = line.trim_start_matches("npm error ").trim_start_matches("npm ERR! ");
     line.chars().take(400).collect()
-}
-
-pub(super) fn storage_failed(error: std::io::Error) -> Error {
-    if error.kind() == std::io::ErrorKind::StorageFull {
-        return Error::new(Kind::Unavailable, "storage_full", "The server's disk is full").because(error);
-    }
-    Error::internal(error)
 }
 
 /// Runs file work where it may block.

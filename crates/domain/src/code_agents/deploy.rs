@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Agent, AgentStatus, CodeAgents, DEPLOYMENT, LogLine, SourceType,
-    build::{Build, Built, blocking, storage_failed, tsx_module},
+    build::{Build, Built, blocking, tsx_module},
     manage::agent_not_found,
     secrets::GIT_TOKEN,
     source,
@@ -219,14 +219,15 @@ impl CodeAgents {
 
     /// Checks an archive, and keeps its project packed in our own way. Returns content hash and blob.
     async fn take_archive(&self, archive: PathBuf) -> Result<(String, String), Error> {
-        let staging = self.layers.stage().map_err(storage_failed)?;
+        let staging = self.layers.stage().map_err(Error::from_disk)?;
         let tree = staging.folder("tree")?;
         let packed = staging.path().join("packed");
         let (hash, packed) = blocking(move || {
             source::unpack(&archive, &tree)?;
             let project = source::project_root(&tree)?;
             let hash = source::hash(&project)?;
-            source::pack(&project, std::fs::File::create(&packed).map_err(storage_failed)?).map_err(storage_failed)?;
+            source::pack(&project, std::fs::File::create(&packed).map_err(Error::from_disk)?)
+                .map_err(Error::from_disk)?;
             Ok((hash, packed))
         })
         .await?;
@@ -401,7 +402,7 @@ impl CodeAgents {
         };
         let layers = Arc::clone(&self.layers);
         let in_use: std::collections::HashSet<String> = names.into_iter().collect();
-        blocking(move || layers.sweep(&in_use).map_err(storage_failed)).await
+        blocking(move || layers.sweep(&in_use).map_err(Error::from_disk)).await
     }
 }
 
@@ -499,7 +500,7 @@ impl CodeAgents {
         let force = matches!(source, Source::Git { force: true, .. } | Source::Blob { force: true, .. });
         let build = Build { agents: self, run, agent, env, redactor, force };
         build.tell("fetching source").await?;
-        let staging = self.layers.stage().map_err(storage_failed)?;
+        let staging = self.layers.stage().map_err(Error::from_disk)?;
         let tree = staging.folder("tree")?;
         let (source_hash, source_blob) = match &source {
             Source::Git { url, reference, .. } => {
@@ -508,8 +509,8 @@ impl CodeAgents {
                 let packed = staging.path().join("packed");
                 let (from, to) = (tree.clone(), packed.clone());
                 blocking(move || {
-                    let file = std::fs::File::create(&to).map_err(storage_failed)?;
-                    source::pack(&source::project_root(&from)?, file).map_err(storage_failed)
+                    let file = std::fs::File::create(&to).map_err(Error::from_disk)?;
+                    source::pack(&source::project_root(&from)?, file).map_err(Error::from_disk)
                 })
                 .await?;
                 (commit, self.blobs.put_file(&packed).await.map_err(blob_failed)?.to_string())
@@ -584,5 +585,8 @@ pub(super) fn journal_failed(failure: Failure) -> Error {
 }
 
 fn blob_failed(error: backlot_blobs::Error) -> Error {
-    Error::internal(error)
+    match error {
+        backlot_blobs::Error::Full(_) => Error::from_disk(std::io::ErrorKind::StorageFull.into()),
+        other => Error::internal(other),
+    }
 }

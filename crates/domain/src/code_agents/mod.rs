@@ -129,7 +129,7 @@ impl CodeAgents {
     /// # Errors
     /// When the folders below [`Settings::data`] cannot be used.
     pub fn new(parts: Parts) -> Result<Arc<Self>, Error> {
-        let layers = layers::Layers::open(&parts.settings.data).map_err(build::storage_failed)?;
+        let layers = layers::Layers::open(&parts.settings.data).map_err(Error::from_disk)?;
         let agents = Arc::new(Self {
             db: parts.db,
             blobs: parts.blobs,

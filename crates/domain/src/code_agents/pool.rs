@@ -129,7 +129,7 @@ fn show(agents: &HashMap<String, Shelf>) {
 impl CodeAgents {
     /// Makes one fresh sandbox of a release.
     pub(super) async fn fresh_sandbox(&self, agent: &Agent, release: &Release) -> Result<Prepared, Error> {
-        let staging = self.layers.stage().map_err(super::build::storage_failed)?;
+        let staging = self.layers.stage().map_err(Error::from_disk)?;
         let scratch = staging.path().to_owned();
         let (id, sandbox) = self.sandbox_of(agent, release, scratch).await?;
         Ok(Prepared { id, sandbox, scratch: Some(staging) })

@@ -193,8 +193,8 @@ impl CodeAgents {
         let marker = release_marker(&folder);
         if tokio::fs::read_to_string(&marker).await.ok().as_deref() != Some(release.id.as_str()) {
             self.remove_files(folder.clone()).await?;
-            tokio::fs::create_dir_all(&folder).await.map_err(build::storage_failed)?;
-            tokio::fs::write(&marker, &release.id).await.map_err(build::storage_failed)?;
+            tokio::fs::create_dir_all(&folder).await.map_err(Error::from_disk)?;
+            tokio::fs::write(&marker, &release.id).await.map_err(Error::from_disk)?;
         }
         let (id, sandbox) = self.sandbox_of(agent, release, folder).await?;
         Ok(Prepared { id, sandbox, scratch: None })

@@ -416,10 +416,7 @@ fn write_failed(path: &Path, error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::InvalidFilename {
         return refused(format!("`{}` is too long a name", path.display()));
     }
-    if error.kind() == io::ErrorKind::StorageFull {
-        return Error::new(Kind::Unavailable, "storage_full", "The server's disk is full").because(error);
-    }
-    Error::internal(anyhow::Error::new(error).context(format!("unpacking {}", path.display())))
+    Error::from_disk(error)
 }
 
 #[cfg(test)]

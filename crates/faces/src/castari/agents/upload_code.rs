@@ -144,7 +144,7 @@ fn bounded(request: Request) -> Request {
 }
 
 async fn store(mut part: Field<'_>, folder: &FilePath) -> Result<TempPath, ApiError> {
-    let failed = |error: std::io::Error| ApiError::from(Error::internal(error));
+    let failed = |error: std::io::Error| ApiError::from(Error::from_disk(error));
     let (file, path) = tempfile::Builder::new()
         .prefix("upload-")
         .tempfile_in(folder)
