@@ -100,10 +100,6 @@ impl Drop for Server {
 }
 
 /// A client of its own, so that its connections are not those of another measurement.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the server is ours, and proxies or authorities are not what is measured"
-)]
 pub(crate) fn http() -> anyhow::Result<reqwest::Client> {
     Ok(backlot_models::http::http_client(None)?)
 }

@@ -141,6 +141,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_recorded_is_repeated() {
 }
 
 /// A random number below `limit`, printed so that a failure tells the moments.
+#[expect(clippy::print_stderr, reason = "a failed test shows what it prints")]
 fn rand_millis(limit: u64) -> u64 {
     let moment = rand::rng().random_range(0..limit);
     eprintln!("killing after {moment} ms");
