@@ -1,7 +1,8 @@
 //! Measures fresh sandboxes: from the call that creates one, through `/bin/true`, to the end of its destruction.
 //!
 //! `spawn_true [runs] [parallel] [network: off|on] [program…]` prints one line of JSON with milliseconds. It finds the launcher
-//! `backlot-sandbox-launcher` beside its own directory, or takes `BACKLOT_LAUNCHER`.
+//! `backlot-sandbox-launcher` beside its own directory, or takes `BACKLOT_LAUNCHER`. `BACKLOT_LAYER` names a directory to put below
+//! the workspace; without it there is no layer.
 #![expect(clippy::print_stdout, reason = "a program that prints a measurement")]
 #![expect(clippy::disallowed_methods, reason = "a program reads its own environment")]
 
@@ -36,7 +37,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let result = runtime.block_on(measure(options, folder.clone(), runs, parallel, egress, argv));
     drop(runtime);
     let mut figures = result?;
-    remove_scratch(&folder)?;
+    // The driver takes away its part at the same time, and each may come across what the other is removing.
+    while let Err(error) = remove_scratch(&folder) {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            return Err(error.into());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     figures.times.sort_unstable();
     let millis = |time: Duration| time.as_secs_f64() * 1000.0;
     let at = |share: f64| millis(figures.times[((figures.times.len() - 1) as f64 * share) as usize]);
@@ -124,7 +131,7 @@ async fn one(
     std::fs::create_dir(&scratch).map_err(|error| Error::Setup(error.to_string()))?;
     let spec = Spec {
         id,
-        layers: Vec::new(),
+        layers: std::env::var_os("BACKLOT_LAYER").map(PathBuf::from).into_iter().collect(),
         scratch: scratch.clone(),
         read_only: Vec::new(),
         limits: Limits::default(),

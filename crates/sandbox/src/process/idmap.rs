@@ -51,7 +51,7 @@ impl Maps {
 
 /// A user namespace that maps 0 to one id. A process has to be in it while it is made, and no longer.
 fn make(owner: u32) -> io::Result<OwnedFd> {
-    match clone_into_new_user_and_pid_namespace()? {
+    match clone_into_new_user_and_pid_namespace(None)? {
         Cloned::Child => loop {
             std::thread::park();
         },

@@ -71,14 +71,16 @@ fn serve(server: OwnedFd) -> io::Result<()> {
     let mut maps = Maps::default();
     while let Some((request, fds)) = packet::receive::<ToLauncher>(server.as_fd())? {
         match request {
-            ToLauncher::Create { identity, plan } => {
+            ToLauncher::Create { born_in_group, identity, plan } => {
                 let mut fds = fds.into_iter();
                 let Some(control) = fds.next() else {
                     continue;
                 };
                 let created = map_layers(&mut maps, identity, &plan.layers).and_then(|mapped| {
-                    let cgroups = fds.collect();
-                    create(init::Start { control, cgroups, identity, mapped, plan: *plan, filters: &filters }, &server)
+                    let group = if born_in_group { fds.next() } else { None };
+                    let tasks = fds.collect();
+                    let start = init::Start { control, tasks, identity, mapped, plan: *plan, filters: &filters };
+                    create(start, group, &server)
                 });
                 match created {
                     Ok((pid, pidfd)) => packet::send(server.as_fd(), &FromLauncher::Created { pid }, &[pidfd.as_fd()])?,
@@ -111,15 +113,15 @@ fn map_layers(maps: &mut Maps, identity: Identity, layers: &[PathBuf]) -> Result
     layers.iter().map(map).collect()
 }
 
-/// Clones an init and gives it its ids.
-fn create(start: init::Start<'_>, server: &OwnedFd) -> Result<(i32, OwnedFd), FromLauncher> {
+/// Clones an init, into a control group if there is one, and gives it its ids.
+fn create(start: init::Start<'_>, group: Option<OwnedFd>, server: &OwnedFd) -> Result<(i32, OwnedFd), FromLauncher> {
     let identity = start.identity;
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| refused("making a pipe", error.into()))?;
-    match clone_into_new_user_and_pid_namespace() {
+    match clone_into_new_user_and_pid_namespace(group.as_ref().map(AsFd::as_fd)) {
         Err(error) => Err(refused("creating a user and a process namespace", error)),
         Ok(Cloned::Child) => {
-            drop(go);
+            drop((go, group));
             // The socket to the server must not stay open here, or the launcher's death would go unnoticed.
             // SAFETY: nothing in this process uses the descriptor any more; `init::run` never returns.
             #[expect(unsafe_code, reason = "the parent's owner of this descriptor lives on another copy of the stack")]
@@ -161,6 +163,9 @@ pub(super) fn write_maps(pid: i32, identity: Identity) -> io::Result<()> {
     std::fs::write(format!("/proc/{pid}/gid_map"), gids)
 }
 
+/// `CLONE_INTO_CGROUP` of the kernel's `sched.h`; its type differs between versions of the C library.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Which side of a clone we are on.
 pub(super) enum Cloned {
     /// The new process.
@@ -176,13 +181,20 @@ pub(super) enum Cloned {
 
 /// `clone3` without a stack of its own: a fork into new namespaces. The other namespaces are made by the child
 /// itself, so that this call stays short and children set up in parallel.
-pub(super) fn clone_into_new_user_and_pid_namespace() -> io::Result<Cloned> {
+///
+/// `group` is the open directory of a control group of version 2 that the child is born in.
+pub(super) fn clone_into_new_user_and_pid_namespace(group: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: i32 = -1;
     let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_PIDFD;
     // SAFETY: all zero is the documented "not used" of every field.
     #[expect(unsafe_code, reason = "clone_args has no constructor")]
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = u64::from(flags.cast_unsigned());
+    if let Some(group) = group {
+        // Not in the 32-bit `flags` of the older clone calls.
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::try_from(group.as_raw_fd()).map_err(io::Error::other)?;
+    }
     arguments.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     arguments.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
     // SAFETY: without CLONE_VM this is a fork; this process has one thread (the launcher starts none), so the
@@ -212,5 +224,48 @@ pub(super) fn wait_gone(pidfd: BorrowedFd<'_>, timeout: std::time::Duration) -> 
         Ok(ready) => Ok(ready > 0),
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed setup is a failed test")]
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn a_child_is_born_in_the_group_it_was_given() {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let point = mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            fields.next().filter(|_| fields.next() == Some("cgroup2"))
+        });
+        let name = format!("backlot-test-{}", std::process::id());
+        // Without a hierarchy of version 2 that this user may change there is nothing to be born in.
+        let Some(group) = point.map(|point| Path::new(point).join(&name)).filter(|path| fs::create_dir(path).is_ok())
+        else {
+            return;
+        };
+        let directory = fs::File::open(&group).unwrap();
+        match clone_into_new_user_and_pid_namespace(Some(directory.as_fd())).unwrap() {
+            // Other threads may hold any lock of the library, so nothing but system calls here.
+            Cloned::Child => loop {
+                // SAFETY: takes no arguments.
+                #[expect(unsafe_code, reason = "no safe wrapper that surely does nothing else")]
+                unsafe {
+                    libc::pause()
+                };
+            },
+            Cloned::Parent { pid, pidfd } => {
+                let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+                let members = fs::read_to_string(group.join("cgroup.procs")).unwrap();
+                rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL).unwrap();
+                nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None).unwrap();
+                fs::remove_dir(&group).unwrap();
+                assert!(groups.lines().any(|line| line.starts_with("0::") && line.ends_with(&name)), "{groups}");
+                assert_eq!(members.trim(), pid.to_string());
+            }
+        }
     }
 }

@@ -4,8 +4,7 @@
 //! <scratch>/workspace/   what changed under /workspace (overlayfs upper layer)
 //! <scratch>/home/        /home/agent
 //! <scratch>/tmp/         /tmp
-//! <scratch>/overlay/     overlayfs's own, made anew for every sandbox
-//! <scratch>/empty/       the lowest layer when there is no other
+//! <scratch>/overlay/     overlayfs's own, made anew for every sandbox that has layers
 //! ```
 //!
 //! What programs leave here is hostile: trees deeper than any path, unreadable directories, links to anywhere.
@@ -44,19 +43,16 @@ pub(super) struct Scratch {
     pub(super) home: PathBuf,
     pub(super) tmp: PathBuf,
     pub(super) work: PathBuf,
-    pub(super) empty: PathBuf,
 }
 
 impl Scratch {
     pub(super) fn at(root: &Path) -> Self {
-        let overlay = root.join("overlay");
         Self {
             root: root.to_owned(),
             upper: workspace_of(root),
             home: root.join("home"),
             tmp: root.join("tmp"),
-            work: overlay,
-            empty: root.join("empty"),
+            work: root.join("overlay"),
         }
     }
 
@@ -72,23 +68,12 @@ impl Scratch {
             // Left by a volatile mount, which the kernel refuses to mount again.
             remove_tree(&self.work)?;
         }
-        let (uid, gid) = (identity.agent_uid(), identity.agent_gid());
-        let is_root = matches!(identity, Identity::Range { .. });
-        for (path, mode) in
-            [(&self.upper, 0o755), (&self.home, 0o755), (&self.tmp, 0o1777), (&self.work, 0o700), (&self.empty, 0o755)]
-        {
-            match fs::DirBuilder::new().mode(0o700).create(path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(error) => return Err(error),
-            }
-            if is_root {
-                chown(path, Some(uid), Some(gid))?;
-            }
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        for (path, mode) in [(&self.upper, 0o755), (&self.home, 0o755), (&self.tmp, 0o1777)] {
+            make(path, mode, identity)?;
         }
+        let (uid, gid) = (identity.agent_uid(), identity.agent_gid());
         if let Some(earlier) = earlier
-            && is_root
+            && matches!(identity, Identity::Range { .. })
             && earlier != uid
         {
             for part in [&self.upper, &self.home, &self.tmp] {
@@ -97,6 +82,23 @@ impl Scratch {
         }
         Ok(earlier.is_none())
     }
+
+    /// Makes the directory that overlayfs works in, after [`Self::prepare`].
+    pub(super) fn prepare_overlay(&self, identity: Identity) -> io::Result<()> {
+        make(&self.work, 0o700, identity)
+    }
+}
+
+/// Makes a directory of the sandbox user. One that is there stays as it is.
+fn make(path: &Path, mode: u32, identity: Identity) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        other => other?,
+    }
+    if matches!(identity, Identity::Range { .. }) {
+        chown(path, Some(identity.agent_uid()), Some(identity.agent_gid()))?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Makes a tree usable as a layer: owned by the server, readable by every sandbox, free of set-user-id bits.

@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 /// Server to launcher.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToLauncher {
-    /// Make an init. Descriptors: its end of the control socket, then one `cgroup.procs` per entry of
-    /// `cgroups`.
+    /// Make an init. Descriptors: its end of the control socket, then those of
+    /// [`Entrance`](super::cgroup::Entrance), if any.
     Create {
+        /// Whether the other descriptor is a control group to be born in, rather than files to write to.
+        born_in_group: bool,
         /// Lines for `uid_map` and `gid_map`.
         identity: Identity,
         /// What the init sets up.
@@ -88,11 +90,11 @@ impl Identity {
 pub(crate) struct Plan {
     /// Host name inside.
     pub(crate) hostname: String,
-    /// Host directories under the workspace, uppermost first; never empty.
+    /// Host directories under the workspace, uppermost first. Empty: the workspace is `upper` itself.
     pub(crate) layers: Vec<PathBuf>,
     /// Host directory that receives changes of the workspace.
     pub(crate) upper: PathBuf,
-    /// Overlayfs's work directory.
+    /// Overlayfs's work directory, made if there are layers.
     pub(crate) work: PathBuf,
     /// Host directory shown as the home.
     pub(crate) home: PathBuf,

@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::Mutex;
 
 use super::{
+    cgroup::Entrance,
     control::Control,
     packet,
     wire::{FromLauncher, Identity, Plan, ToLauncher},
@@ -93,11 +94,16 @@ impl Zygote {
         identity: Identity,
         plan: Plan,
         control: &OwnedFd,
-        cgroups: &[OwnedFd],
+        entrance: Option<&Entrance>,
     ) -> Result<Created, Error> {
-        let request = ToLauncher::Create { identity, plan: Box::new(plan) };
+        let (born_in_group, groups) = match entrance {
+            Some(Entrance::Birth(group)) => (true, std::slice::from_ref(group)),
+            Some(Entrance::Tasks(tasks)) => (false, tasks.as_slice()),
+            None => (false, [].as_slice()),
+        };
+        let request = ToLauncher::Create { born_in_group, identity, plan: Box::new(plan) };
         let mut fds = vec![control.as_fd()];
-        fds.extend(cgroups.iter().map(AsFd::as_fd));
+        fds.extend(groups.iter().map(AsFd::as_fd));
         let mut running = self.running.lock().await;
         for attempt in 0..2 {
             let launcher = match running.as_mut() {

@@ -10,7 +10,7 @@ mod v2;
 use std::{
     fs::{self, File},
     io,
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -30,6 +30,15 @@ pub(super) struct Hierarchy {
 enum Parents {
     V1(v1::Parents),
     V2(v2::Parent),
+}
+
+/// Open descriptors through which a process gets into its groups.
+#[derive(Debug)]
+pub(super) enum Entrance {
+    /// Files to which a process with one thread writes `0`: a thread that moves itself needs no lock.
+    Tasks(Vec<OwnedFd>),
+    /// The directory of a group that a process is born in (`CLONE_INTO_CGROUP`).
+    Birth(OwnedFd),
 }
 
 /// The groups of one sandbox.
@@ -89,11 +98,18 @@ impl Hierarchy {
 }
 
 impl Group {
-    /// The `cgroup.procs` files that a process writes itself into.
-    pub(super) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
+    /// How an init gets in.
+    ///
+    /// Not through `cgroup.procs`: there the kernel first holds up every fork and exit on the host, for which it waits
+    /// out an RCU grace period. That was the longest step of all, by far.
+    pub(super) fn entrance(&self) -> io::Result<Entrance> {
         match &self.paths {
-            Paths::V1(group) => group.directories().map(entrance).collect(),
-            Paths::V2(group) => Ok(vec![entrance(group.path())?]),
+            Paths::V1(group) => {
+                let tasks =
+                    |directory: &Path| File::options().write(true).open(directory.join("tasks")).map(OwnedFd::from);
+                group.directories().map(tasks).collect::<io::Result<_>>().map(Entrance::Tasks)
+            }
+            Paths::V2(group) => Ok(Entrance::Birth(File::open(group.path())?.into())),
         }
     }
 
@@ -143,10 +159,6 @@ impl Group {
             Paths::V2(group) => remove(group.path()),
         }
     }
-}
-
-fn entrance(directory: &Path) -> io::Result<OwnedFd> {
-    Ok(File::options().write(true).custom_flags(libc::O_CLOEXEC).open(directory.join("cgroup.procs"))?.into())
 }
 
 fn read_number(path: &Path) -> Option<u64> {

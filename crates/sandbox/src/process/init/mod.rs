@@ -30,8 +30,8 @@ use super::{
 pub(super) struct Start<'a> {
     /// Its end of the socket to the server.
     pub(super) control: OwnedFd,
-    /// Open `cgroup.procs` files that it enters.
-    pub(super) cgroups: Vec<OwnedFd>,
+    /// Open files through which it enters control groups, unless it was born in one.
+    pub(super) tasks: Vec<OwnedFd>,
     /// Its ids.
     pub(super) identity: Identity,
     /// Mounts of the layers that show them as the sandbox user's, if its ids are not the server's.
@@ -63,8 +63,8 @@ impl Failure {
 
 /// Lives the life of an init. `released` yields a byte when the ids are mapped.
 pub(super) fn run(start: Start<'_>, released: OwnedFd) -> ! {
-    let Start { control, cgroups, identity, mapped, plan, filters } = start;
-    let outcome = set_up(cgroups, identity, mapped, &plan, filters, released);
+    let Start { control, tasks, identity, mapped, plan, filters } = start;
+    let outcome = set_up(tasks, identity, mapped, &plan, filters, released);
     let served = match outcome {
         Ok(interface) => {
             let fds: Vec<_> = interface.iter().map(AsFd::as_fd).collect();
@@ -80,7 +80,7 @@ pub(super) fn run(start: Start<'_>, released: OwnedFd) -> ! {
 }
 
 fn set_up(
-    cgroups: Vec<OwnedFd>,
+    tasks: Vec<OwnedFd>,
     identity: Identity,
     mapped: Vec<OwnedFd>,
     plan: &Plan,
@@ -88,7 +88,7 @@ fn set_up(
     released: OwnedFd,
 ) -> Result<Option<OwnedFd>, Failure> {
     signals::reset().map_err(Failure::at("resetting signals"))?;
-    for group in cgroups {
+    for group in tasks {
         File::from(group).write_all(b"0").map_err(Failure::at("entering the cgroup"))?;
     }
     let mut byte = [0_u8; 1];

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -36,18 +36,18 @@ pub(in crate::process) fn all(
 ) -> Vec<Finding> {
     let folder = state_dir.join(format!("probe-{}", std::process::id()));
     let scratch = Scratch::at(&folder);
+    let empty = folder.join("empty");
     let findings = fs::create_dir(&folder)
         .and_then(|()| scratch.prepare(identity))
-        .and_then(|_| match identity {
-            Identity::Range { .. } => Ok(vec![maps.mount(&scratch.empty, identity.agent_uid()).map_err(|error| {
-                io::Error::new(
-                    error.kind(),
-                    format!("making an id-mapped mount of {}: {error}", scratch.empty.display()),
-                )
+        .and_then(|_| scratch.prepare_overlay(identity))
+        .and_then(|()| fs::create_dir(&empty))
+        .and_then(|()| match identity {
+            Identity::Range { .. } => Ok(vec![maps.mount(&empty, identity.agent_uid()).map_err(|error| {
+                io::Error::new(error.kind(), format!("making an id-mapped mount of {}: {error}", empty.display()))
             })?]),
             Identity::Own { .. } => Ok(Vec::new()),
         })
-        .and_then(|mapped| try_in_child(identity, &scratch, filters, mapped));
+        .and_then(|mapped| try_in_child(identity, &scratch, &empty, filters, mapped));
     let _nothing_left = remove_scratch(&folder);
     findings.unwrap_or_else(|error| vec![(USER_NAMESPACE.into(), Err(error.to_string()))])
 }
@@ -55,15 +55,16 @@ pub(in crate::process) fn all(
 fn try_in_child(
     identity: Identity,
     scratch: &Scratch,
+    empty: &PathBuf,
     filters: &Filters,
     mapped: Vec<OwnedFd>,
 ) -> io::Result<Vec<Finding>> {
     let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (mut answer, mut tell) = io::pipe()?;
-    match clone_into_new_user_and_pid_namespace()? {
+    match clone_into_new_user_and_pid_namespace(None)? {
         Cloned::Child => {
             drop((go, answer));
-            let findings = steps(identity, scratch, filters, mapped, wait);
+            let findings = steps(identity, scratch, empty, filters, mapped, wait);
             let told = serde_json::to_vec(&findings).is_ok_and(|json| tell.write_all(&json).is_ok());
             std::process::exit(i32::from(!told))
         }
@@ -84,6 +85,7 @@ fn try_in_child(
 fn steps(
     identity: Identity,
     scratch: &Scratch,
+    empty: &PathBuf,
     filters: &Filters,
     mapped: Vec<OwnedFd>,
     wait: OwnedFd,
@@ -102,8 +104,7 @@ fn steps(
         return findings;
     }
     let device = link::make();
-    let sources =
-        tree::OverlaySources::open(std::slice::from_ref(&scratch.empty), mapped, &scratch.upper, &scratch.work);
+    let sources = tree::OverlaySources::open(std::slice::from_ref(empty), mapped, &scratch.upper, &scratch.work);
     let ids = privileges::become_namespace_root(identity).map_err(Failure::at("taking the ids"));
     let overlay = sources.and_then(|sources| {
         ids?;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/usr`, `/bin`, `/lib…`, `/sbin` | the host's, read-only |
 //! | `/etc` | our own copy of a few harmless files of the host ([`crate::process::view`]), read-only |
-//! | `/workspace` | overlayfs: changes go to the scratch directory, below lie the layers |
+//! | `/workspace` | overlayfs: changes go to the scratch directory, below lie the layers; without layers that directory itself |
 //! | `/home/agent`, `/tmp` | directories of scratch, so that [`crate::Limits::disk_bytes`] covers them |
 //! | `/proc` | of this process namespace, read-only as a file system, with the leaky files covered |
 //! | `/dev` | null, zero, full, random, urandom, `shm`, and links to the standard streams |
@@ -93,9 +93,17 @@ impl OverlaySources {
     }
 }
 
+/// What `/workspace` is made of.
+enum Workspace {
+    Overlay(OverlaySources),
+    /// A directory of scratch itself: overlayfs makes directories of its own on the host's disk, which costs more than
+    /// the rest of the tree together.
+    Plain(OwnedFd),
+}
+
 /// Host paths, opened while this process may still walk to them.
 pub(super) struct Sources {
-    overlay: OverlaySources,
+    workspace: Workspace,
     home: OwnedFd,
     tmp: OwnedFd,
     etc: OwnedFd,
@@ -117,7 +125,11 @@ impl Sources {
             Ok((inside.clone(), open_source(host)?, is_directory))
         };
         Ok(Self {
-            overlay: OverlaySources::open(&plan.layers, mapped, &plan.upper, &plan.work)?,
+            workspace: if plan.layers.is_empty() {
+                Workspace::Plain(open_source(&plan.upper)?)
+            } else {
+                Workspace::Overlay(OverlaySources::open(&plan.layers, mapped, &plan.upper, &plan.work)?)
+            },
             home: open_source(&plan.home)?,
             tmp: open_source(&plan.tmp)?,
             etc: open_source(&plan.etc)?,
@@ -149,13 +161,12 @@ pub(super) fn build(plan: &Plan, sources: Sources) -> Result<(), Failure> {
     }
     show_read_only(&sources.etc, Path::new("etc"), true)?;
     devices(plan.shm_bytes)?;
-    overlay(&sources.overlay)?;
-    for (fd, inside) in [(&sources.home, &HOME[1..]), (&sources.tmp, "tmp")] {
-        mount_bind_recursive(by_descriptor(fd), inside)
-            .map_err(|error| Failure::at(format_args!("showing /{inside}"))(error.into()))?;
-        set_flags(Path::new(inside), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, true)
-            .map_err(Failure::lacking("restricting a mount"))?;
+    match &sources.workspace {
+        Workspace::Overlay(parts) => overlay(parts)?,
+        Workspace::Plain(upper) => show_writable(upper, &WORKSPACE[1..])?,
     }
+    show_writable(&sources.home, &HOME[1..])?;
+    show_writable(&sources.tmp, "tmp")?;
     proc_file_system()?;
     enter_root(sources.read_only)
 }
@@ -192,6 +203,14 @@ fn show_read_only(fd: &OwnedFd, inside: &Path, no_exec: bool) -> Result<(), Fail
         .map_err(|error| Failure::at(format_args!("showing /{}", inside.display()))(error.into()))?;
     let flags = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | if no_exec { MOUNT_ATTR_NOEXEC } else { 0 };
     set_flags(inside, flags, true).map_err(Failure::lacking("making a mount read-only (needs Linux 5.12 or newer)"))
+}
+
+/// Binds a directory of scratch without set-user-id and devices.
+fn show_writable(fd: &OwnedFd, inside: &str) -> Result<(), Failure> {
+    mount_bind_recursive(by_descriptor(fd), inside)
+        .map_err(|error| Failure::at(format_args!("showing /{inside}"))(error.into()))?;
+    set_flags(Path::new(inside), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, true)
+        .map_err(Failure::lacking("restricting a mount"))
 }
 
 fn devices(shm_bytes: u64) -> Result<(), Failure> {
