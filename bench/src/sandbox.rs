@@ -75,6 +75,8 @@ fn peers(driver: Arc<ProcessDriver>, folder: &Path) -> Vec<Peer> {
     }
     if installed("crun")
         && let Ok(bundle) = crun_bundle(folder)
+        // It refuses hosts that have both versions of control groups mounted.
+        && succeeds(std::process::Command::new("crun").args(["run", "--bundle", &bundle, "bench-try"]))
     {
         peers.push(Peer::Program("crun", vec!["crun".into(), "run".into(), "--bundle".into(), bundle]));
     }
@@ -85,12 +87,12 @@ fn peers(driver: Arc<ProcessDriver>, folder: &Path) -> Vec<Peer> {
 }
 
 fn installed(program: &str) -> bool {
-    std::process::Command::new(program)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|s| s.success())
+    succeeds(std::process::Command::new(program).arg("--version"))
+}
+
+fn succeeds(command: &mut std::process::Command) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
 }
 
 /// A bundle over the host's own `/usr`, so that all peers run the same file.
