@@ -5,6 +5,8 @@
 //! named by everything it depends on, so that an unchanged lock file is installed once.
 
 use std::{
+    fs,
+    io::Read as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +18,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Agent, CodeAgents,
-    layers::Staging,
     manifest::{self, Manifest, Runtime},
 };
 use crate::{
@@ -30,6 +31,11 @@ use crate::{
 const INSTALL_TIME: Duration = Duration::from_secs(300);
 /// Memory of one installation.
 const INSTALL_MEMORY: u64 = 4 << 30;
+/// Bytes of a file that says how the project is installed, such as `package.json`. What is parsed takes many times the
+/// memory of its text.
+const LARGEST_DECLARATION: u64 = 4 << 20;
+/// Bytes of a lock file, which is only hashed.
+const LARGEST_LOCK: u64 = 64 << 20;
 /// The version of the TypeScript loader that runs `.ts` entry points.
 const TSX: &str = "4.20.6";
 /// Where the loader appears in the project folder.
@@ -74,11 +80,18 @@ struct Finished {
 impl Build<'_> {
     /// Turns a project folder into layers.
     pub(super) async fn build(&self, project: &Path, source_hash: &str) -> Result<(Vec<String>, Manifest), Error> {
-        let manifest = read_manifest(project)?;
+        let (manifest, plan) = {
+            let project = project.to_owned();
+            blocking(move || {
+                let manifest = read_manifest(&project)?;
+                let plan = InstallPlan::of(&project, &manifest)?;
+                Ok((manifest, plan))
+            })
+            .await?
+        };
         for warning in &manifest.warnings {
             self.log(&format!("warning: {warning}\n")).await?;
         }
-        let plan = InstallPlan::of(project, &manifest)?;
         let source_layer = format!("src-{source_hash}");
         let entry_is_there = project.join(&manifest.entrypoint).is_file();
         let mut layers = Vec::new();
@@ -120,8 +133,9 @@ impl Build<'_> {
         source_hash: &str,
         source_layer: &str,
     ) -> Result<String, Error> {
-        let name =
-            install.layer_name((builds || install.runs_project_code).then_some(source_hash), self.run, self.force);
+        let run = self.run.run();
+        let depends_on = (builds || install.depends_on_project).then_some(source_hash);
+        let name = install.layer_name(&run.account_id, depends_on, self.force.then_some(run.id.as_str()));
         if self.agents.layers.exists(&name) {
             self.log("dependencies: unchanged, reusing what was installed before\n").await?;
             return Ok(name);
@@ -130,9 +144,32 @@ impl Build<'_> {
         let staging = self.agents.layers.stage().map_err(Error::from_disk)?;
         let scratch = staging.folder("scratch")?;
         let sandbox = self.sandbox(vec![self.agents.layers.path(source_layer)], &scratch).await?;
+        let installed = self.install_inside(sandbox.as_ref(), install, builds).await;
+        // Also after a failure: nothing may write any more when the files are taken or removed.
+        sandbox.destroy().await;
+        installed?;
+        let changed = backlot_sandbox::process::workspace_of(&scratch);
+        if builds && !is_file_below(&changed, &manifest.entrypoint) {
+            return Err(Error::new(
+                Kind::Conflict,
+                "entrypoint_missing",
+                format!("The entrypoint `{}` is missing, also after `npm run build`", manifest.entrypoint),
+            ));
+        }
+        self.add_layer(&name, &changed).await?;
+        staging.remove().await;
+        Ok(name)
+    }
+
+    async fn install_inside(
+        &self,
+        sandbox: &dyn backlot_sandbox::Sandbox,
+        install: &Install,
+        builds: bool,
+    ) -> Result<(), Error> {
         for attempt in &install.attempts {
             self.log(&format!("$ {}\n", attempt.join(" "))).await?;
-            let finished = self.exec(sandbox.as_ref(), attempt, &[]).await?;
+            let finished = self.exec(sandbox, attempt, &[]).await?;
             if finished.succeeded {
                 break;
             }
@@ -141,31 +178,17 @@ impl Build<'_> {
             }
             self.log("warning: the lock file does not fit; installing without it\n").await?;
         }
-        if builds {
-            self.tell("building").await?;
-            self.log("$ npm run build\n").await?;
-            let argv = ["npm", "run", "build"].map(String::from);
-            let finished = self.exec(sandbox.as_ref(), &argv, &[]).await?;
-            if !finished.succeeded {
-                return Err(Error::new(
-                    Kind::Conflict,
-                    "build_failed",
-                    format!("npm run build failed: {}", telling_line(&finished)),
-                ));
-            }
-            let built = backlot_sandbox::process::workspace_of(&scratch).join(&manifest.entrypoint);
-            if !built.is_file() {
-                return Err(Error::new(
-                    Kind::Conflict,
-                    "entrypoint_missing",
-                    format!("The entrypoint `{}` is missing, also after `npm run build`", manifest.entrypoint),
-                ));
-            }
+        if !builds {
+            return Ok(());
         }
-        sandbox.destroy().await;
-        self.add_layer(&name, &backlot_sandbox::process::workspace_of(&scratch)).await?;
-        drop(staging);
-        Ok(name)
+        self.tell("building").await?;
+        self.log("$ npm run build\n").await?;
+        let argv = ["npm", "run", "build"].map(String::from);
+        let finished = self.exec(sandbox, &argv, &[]).await?;
+        if finished.succeeded {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Conflict, "build_failed", format!("npm run build failed: {}", telling_line(&finished))))
     }
 
     /// The layer with the TypeScript loader, installed once for all agents of this node.
@@ -185,13 +208,14 @@ impl Build<'_> {
         let argv = ["npm", "install", "--no-audit", "--no-fund", "--prefix", TSX_FOLDER, &format!("tsx@{TSX}")]
             .map(String::from);
         self.log(&format!("$ {}\n", argv.join(" "))).await?;
-        let finished = self.exec(sandbox.as_ref(), &argv, &[]).await?;
+        let finished = self.exec(sandbox.as_ref(), &argv, &[]).await;
+        sandbox.destroy().await;
+        let finished = finished?;
         if !finished.succeeded {
             return Err(install_failed("npm install", &finished));
         }
-        sandbox.destroy().await;
         self.add_layer(&name, &backlot_sandbox::process::workspace_of(&scratch)).await?;
-        drop::<Staging>(staging);
+        staging.remove().await;
         Ok(name)
     }
 
@@ -344,7 +368,8 @@ impl Build<'_> {
             (String::from("protocol.http.allow"), String::from("always")),
             (String::from("filter.lfs.smudge"), String::from("cat")),
             (String::from("filter.lfs.required"), String::from("false")),
-            (String::from("http.followRedirects"), String::from("initial")),
+            // git would send the header with the token to wherever it is redirected.
+            (String::from("http.followRedirects"), String::from(if token.is_some() { "false" } else { "initial" })),
         ];
         if let Some(token) = token {
             let basic = base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{token}"));
@@ -361,22 +386,27 @@ impl Build<'_> {
         }
         self.log(&format!("$ git fetch {url} {reference}\n")).await?;
         let argv = ["sh", "-c", SCRIPT, "fetch", url, reference].map(String::from);
-        let (finished, output) = self.capture(sandbox.as_ref(), &argv, &env, 4096).await?;
+        let captured = self.capture(sandbox.as_ref(), &argv, &env, 4096).await;
+        sandbox.destroy().await;
+        let (finished, output) = captured?;
         if !finished.succeeded {
+            let mut reason = telling_line(&finished);
+            if token.is_some() && reason.contains("returned error: 30") {
+                reason.push_str("; a redirect is not followed with a token, set git_repo_url to where it leads");
+            }
             return Err(Error::new(
                 Kind::Conflict,
                 "clone_failed",
-                format!("Cannot fetch `{reference}` of {url}: {}", telling_line(&finished)),
+                format!("Cannot fetch `{reference}` of {url}: {reason}"),
             ));
         }
-        sandbox.destroy().await;
         let commit = output.lines().last().unwrap_or_default().trim().to_owned();
         if commit.len() != 40 || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(Error::new(Kind::Conflict, "clone_failed", format!("git named no commit for `{reference}`")));
         }
         let (from, into) = (backlot_sandbox::process::workspace_of(&scratch), into.to_owned());
         blocking(move || super::source::import(&from, &into, &[".git"])).await?;
-        drop(staging);
+        staging.remove().await;
         Ok(commit)
     }
 
@@ -397,11 +427,13 @@ impl Build<'_> {
 }
 
 /// How dependencies are installed.
+#[derive(Debug)]
 struct InstallPlan {
     install: Option<Install>,
     has_build_script: bool,
 }
 
+#[derive(Debug)]
 struct Install {
     /// What it is called in error messages.
     tool: &'static str,
@@ -409,122 +441,197 @@ struct Install {
     attempts: Vec<Vec<String>>,
     /// Everything that decides the result, besides the project's own code.
     inputs: Vec<u8>,
-    /// Whether the installation runs code of the project, so that its result depends on that, too.
-    runs_project_code: bool,
+    /// Whether the installation reads or runs more of the project than the inputs, so that its result depends on that,
+    /// too.
+    depends_on_project: bool,
 }
 
 impl Install {
-    fn layer_name(&self, source_hash: Option<&str>, run: &RunContext, force: bool) -> String {
+    /// The account is part of the name. An installation runs over the whole project and is in the hands of whoever
+    /// deploys it: a project may bring its own `npm`, and the same lock file can end in any tree. What one account
+    /// installed is therefore never another's.
+    fn layer_name(&self, account_id: &str, source_hash: Option<&str>, only_for: Option<&str>) -> String {
         let mut hasher = Sha256::new();
+        hasher.update(account_id);
+        hasher.update([0]);
         hasher.update(&self.inputs);
         for attempt in &self.attempts {
             hasher.update(attempt.join("\0"));
         }
         hasher.update(source_hash.unwrap_or_default());
-        if force {
-            hasher.update(&run.run().id);
-        }
+        hasher.update(only_for.unwrap_or_default());
         format!("dep-{}", hex::encode(hasher.finalize()))
     }
 }
 
+/// Scripts of a `package.json` that an installation runs.
+const INSTALL_SCRIPTS: &[&str] = &[
+    "preinstall",
+    "install",
+    "postinstall",
+    "preprepare",
+    "prepare",
+    "postprepare",
+    "prepublish",
+    "dependencies",
+    "pnpm:devPreinstall",
+];
+
+/// Beside a `package.json`, what makes installers read or run more of the project than that file and the lock file.
+const INSTALLER_HOOKS: &[&str] =
+    &[".pnpmfile.cjs", "pnpm-workspace.yaml", ".yarnrc", ".yarnrc.yml", "bunfig.toml", "node_modules", "patches"];
+
 impl InstallPlan {
+    /// Blocking: reads files of the project.
     fn of(project: &Path, manifest: &Manifest) -> Result<Self, Error> {
-        let read = |name: &str| std::fs::read(project.join(name)).ok();
-        let package: Option<Value> = match read("package.json") {
-            Some(bytes) if manifest.runtime == Runtime::Node => Some(
-                serde_json::from_slice(&bytes)
-                    .map_err(|error| Error::new(Kind::Conflict, "install_failed", format!("package.json: {error}")))?,
-            ),
-            _ => None,
+        let has = |name: &str| project.join(name).is_file();
+        let package = match manifest.runtime {
+            Runtime::Node => read_input(project, "package.json", LARGEST_DECLARATION)?,
+            Runtime::Python => None,
         };
+        let package_text = package.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+        let package: Option<Value> = package
+            .as_deref()
+            .map(|bytes| {
+                serde_json::from_slice(bytes)
+                    .map_err(|error| Error::new(Kind::Conflict, "install_failed", format!("package.json: {error}")))
+            })
+            .transpose()?;
         let has_script =
             |name: &str| package.as_ref().and_then(|package| package.get("scripts")?.get(name)?.as_str()).is_some();
         let has_build_script = has_script("build");
-        let runs_project_code =
-            ["preinstall", "install", "postinstall", "prepare", "prepublish"].iter().any(|s| has_script(s));
         let words = |line: &str| -> Vec<String> { line.split(' ').map(str::to_owned).collect() };
+        let whole_project = |tool, attempt| {
+            let install = Install { tool, attempts: vec![attempt], inputs: Vec::new(), depends_on_project: true };
+            Ok(Self { install: Some(install), has_build_script })
+        };
+        let nothing = Ok(Self { install: None, has_build_script });
+        let depends_on_project;
         let (tool, attempts, files): (_, Vec<Vec<String>>, &[&str]) = if let Some(argv) = &manifest.install {
-            let all: &[&str] = &[];
-            let plan =
-                Install { tool: "install", attempts: vec![argv.clone()], inputs: Vec::new(), runs_project_code: true };
-            debug_assert!(all.is_empty());
-            return Ok(Self { install: Some(plan), has_build_script });
+            return whole_project("install", argv.clone());
         } else if let Some(package) = &package {
-            let needs_nothing =
-                ["dependencies", "devDependencies", "optionalDependencies", "workspaces"].iter().all(|key| {
-                    package.get(key).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
-                        && package.get(key).is_none_or(|value| !value.is_array())
-                });
+            depends_on_project = INSTALL_SCRIPTS.iter().any(|name| has_script(name))
+                || INSTALLER_HOOKS.iter().any(|name| project.join(name).exists())
+                || depends_on_files(package, &package_text);
             let fallback = words("npm install --no-audit --no-fund");
-            if read("package-lock.json").is_some() {
-                (
-                    "npm install",
-                    vec![words("npm ci --no-audit --no-fund"), fallback],
-                    &["package.json", "package-lock.json", ".npmrc"],
-                )
-            } else if read("npm-shrinkwrap.json").is_some() {
-                (
-                    "npm install",
-                    vec![words("npm ci --no-audit --no-fund"), fallback],
-                    &["package.json", "npm-shrinkwrap.json", ".npmrc"],
-                )
-            } else if read("pnpm-lock.yaml").is_some() {
-                (
-                    "pnpm install",
-                    vec![words("npx --yes pnpm@10 install --frozen-lockfile")],
-                    &["package.json", "pnpm-lock.yaml", ".npmrc"],
-                )
-            } else if read("yarn.lock").is_some() {
-                (
-                    "yarn install",
-                    vec![words("npx --yes yarn@1 install --frozen-lockfile --non-interactive")],
-                    &["package.json", "yarn.lock", ".npmrc"],
-                )
-            } else if read("bun.lock").is_some() || read("bun.lockb").is_some() {
-                (
-                    "bun install",
-                    vec![words("npx --yes bun@1 install --frozen-lockfile")],
-                    &["package.json", "bun.lock", "bun.lockb", ".npmrc"],
-                )
-            } else if needs_nothing && !runs_project_code && !has_build_script {
-                return Ok(Self { install: None, has_build_script });
+            let ci = words("npm ci --no-audit --no-fund");
+            if has("package-lock.json") {
+                ("npm install", vec![ci, fallback], &["package.json", "package-lock.json", ".npmrc"])
+            } else if has("npm-shrinkwrap.json") {
+                ("npm install", vec![ci, fallback], &["package.json", "npm-shrinkwrap.json", ".npmrc"])
+            } else if has("pnpm-lock.yaml") {
+                let install = words("npx --yes pnpm@10 install --frozen-lockfile");
+                ("pnpm install", vec![install], &["package.json", "pnpm-lock.yaml", ".npmrc"])
+            } else if has("yarn.lock") {
+                let install = words("npx --yes yarn@1 install --frozen-lockfile --non-interactive");
+                ("yarn install", vec![install], &["package.json", "yarn.lock", ".npmrc"])
+            } else if has("bun.lock") || has("bun.lockb") {
+                let install = words("npx --yes bun@1 install --frozen-lockfile");
+                ("bun install", vec![install], &["package.json", "bun.lock", "bun.lockb", ".npmrc"])
+            } else if needs_nothing(package)
+                && !INSTALL_SCRIPTS.iter().any(|name| has_script(name))
+                && !has_build_script
+            {
+                return nothing;
             } else {
                 ("npm install", vec![fallback], &["package.json", ".npmrc"])
             }
         } else if manifest.runtime == Runtime::Python {
             let pip = |what: &str| {
+                // The environment's own python comes first as soon as it is there, and it has no pip.
                 let script = format!(
-                    "python3 -m venv --without-pip .venv && python3 -m pip --python .venv/bin/python install {what}"
+                    "python=$(command -v python3) && $python -m venv --without-pip .venv && \
+                     $python -m pip --python .venv/bin/python install {what}"
                 );
                 vec![String::from("sh"), String::from("-c"), script]
             };
-            if read("uv.lock").is_some() && which("uv") {
+            if has("uv.lock") && which("uv") {
+                let declared = read_input(project, "pyproject.toml", LARGEST_DECLARATION)?.unwrap_or_default();
+                let declared = String::from_utf8_lossy(&declared);
+                depends_on_project = project.join(".venv").exists()
+                    || ["[build-system]", "path", "workspace"].iter().any(|word| declared.contains(word));
                 ("uv sync", vec![words("uv sync --frozen --no-dev")], &["pyproject.toml", "uv.lock"])
-            } else if read("requirements.txt").is_some() {
+            } else if has("requirements.txt") {
+                let wanted = read_input(project, "requirements.txt", LARGEST_DECLARATION)?.unwrap_or_default();
+                depends_on_project =
+                    project.join(".venv").exists() || String::from_utf8_lossy(&wanted).lines().any(is_more_than_a_name);
                 ("pip install", vec![pip("-r requirements.txt")], &["requirements.txt"])
-            } else if read("pyproject.toml").is_some() {
-                let plan = Install {
-                    tool: "pip install",
-                    attempts: vec![pip(".")],
-                    inputs: Vec::new(),
-                    runs_project_code: true,
-                };
-                return Ok(Self { install: Some(plan), has_build_script });
+            } else if has("pyproject.toml") {
+                return whole_project("pip install", pip("."));
             } else {
-                return Ok(Self { install: None, has_build_script });
+                return nothing;
             }
         } else {
-            return Ok(Self { install: None, has_build_script });
+            return nothing;
         };
         let mut inputs = Vec::new();
         for name in files {
             inputs.extend_from_slice(name.as_bytes());
             inputs.push(0);
-            inputs.extend(read(name).unwrap_or_default());
+            let content = read_input(project, name, LARGEST_LOCK)?.unwrap_or_default();
+            inputs.extend_from_slice(&Sha256::digest(&content));
         }
-        Ok(Self { install: Some(Install { tool, attempts, inputs, runs_project_code }), has_build_script })
+        Ok(Self { install: Some(Install { tool, attempts, inputs, depends_on_project }), has_build_script })
     }
+}
+
+/// The content of a file of the project, refused when it is larger than `most` bytes.
+fn read_input(project: &Path, name: &str, most: u64) -> Result<Option<Vec<u8>>, Error> {
+    let path = project.join(name);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut content = Vec::new();
+    let file = fs::File::open(&path).map_err(Error::internal)?;
+    file.take(most + 1).read_to_end(&mut content).map_err(Error::internal)?;
+    if content.len() as u64 > most {
+        let reason = format!("{name} is larger than {} MiB", most >> 20);
+        return Err(Error::new(Kind::Conflict, "install_failed", reason));
+    }
+    Ok(Some(content))
+}
+
+/// Whether a `package.json` names nothing to be installed.
+fn needs_nothing(package: &Value) -> bool {
+    ["dependencies", "devDependencies", "optionalDependencies", "workspaces"].iter().all(|key| match package.get(key) {
+        None => true,
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(other) => !other.is_array(),
+    })
+}
+
+/// Whether a `package.json` installs other parts of the project, whose content no lock file names.
+fn depends_on_files(package: &Value, text: &str) -> bool {
+    let leads_inside = |version: &Value| {
+        version.as_str().is_some_and(|version| version.starts_with(['.', '/']) || version.starts_with("~/"))
+    };
+    package.get("workspaces").is_some()
+        || ["\"file:", "\"link:", "\"portal:", "\"workspace:", "\"patch:"].iter().any(|word| text.contains(word))
+        || ["dependencies", "devDependencies", "optionalDependencies"]
+            .iter()
+            .any(|key| package.get(key).and_then(Value::as_object).is_some_and(|map| map.values().any(leads_inside)))
+}
+
+/// Whether a line of a `requirements.txt` is more than the name of a package, such as another file or a folder.
+fn is_more_than_a_name(line: &str) -> bool {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return false;
+    }
+    !line.starts_with(|c: char| c.is_ascii_alphanumeric())
+        || line.contains(['/', '\\', '$'])
+        || [".whl", ".zip", ".gz", ".bz2", ".xz"].iter().any(|ending| line.contains(ending))
+}
+
+/// Whether a path below a folder that a sandbox wrote is a file, without being led out of the folder by a link.
+fn is_file_below(folder: &Path, path: &str) -> bool {
+    use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+    let Ok(folder) = open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+        return false;
+    };
+    openat2(&folder, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::BENEATH)
+        .and_then(fstat)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
 /// Whether sandboxes will find a program of the host.
@@ -581,4 +688,81 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// The loader's module inside the project folder.
 pub(super) fn tsx_module() -> String {
     format!("{WORKSPACE}/{TSX_FOLDER}/node_modules/tsx/dist/loader.mjs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(runtime: &str, files: &[(&str, &str)]) -> Result<InstallPlan, Error> {
+        let project = tempfile::tempdir().expect("temp dir");
+        for (name, content) in files {
+            let path = project.path().join(name);
+            fs::create_dir_all(path.parent().expect("has a parent")).expect("folder");
+            fs::write(path, content).expect("write");
+        }
+        let manifest = format!(r#"{{"name":"x","version":"1","runtime":"{runtime}","entrypoint":"x"}}"#);
+        InstallPlan::of(project.path(), &Manifest::parse(&manifest).expect("valid"))
+    }
+
+    fn depends_on_the_project(runtime: &str, files: &[(&str, &str)]) -> bool {
+        plan(runtime, files).expect("a plan").install.expect("something to install").depends_on_project
+    }
+
+    #[test]
+    fn what_reads_more_than_the_lock_file_is_known() {
+        let package = |body: &str| format!(r#"{{"name":"x",{body}}}"#);
+        let lock = ("package-lock.json", "{}");
+        let plain = package(r#""dependencies":{"a":"~1.2.0"},"main":"./x.js""#);
+        assert!(!depends_on_the_project("node", &[("package.json", &plain), lock]));
+        for body in [
+            r#""dependencies":{"a":"file:./a"}"#,
+            r#""dependencies":{"a":"../a"}"#,
+            r#""workspaces":["a"]"#,
+            r#""overrides":{"a":"file:a"}"#,
+            r#""scripts":{"postinstall":"x"}"#,
+        ] {
+            assert!(depends_on_the_project("node", &[("package.json", &package(body)), lock]), "{body}");
+        }
+        for hook in ["node_modules/.bin/npm", ".pnpmfile.cjs", ".yarnrc"] {
+            assert!(depends_on_the_project("node", &[("package.json", &plain), lock, (hook, "")]), "{hook}");
+        }
+        let wanted = "# names\nflask==3.0\nhttpx[http2]>=0.27; python_version > '3'\n";
+        assert!(!depends_on_the_project("python", &[("requirements.txt", wanted)]));
+        for line in ["-r more.txt", "-e .", "./a", "a/b", "x-1.0-py3-none-any.whl", "a @ file:///workspace/a"] {
+            assert!(depends_on_the_project("python", &[("requirements.txt", line)]), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_one_account_installed_is_never_anothers() {
+        let files = [("package.json", r#"{"dependencies":{"a":"1"}}"#), ("package-lock.json", "{}")];
+        let install = plan("node", &files).expect("a plan").install.expect("something to install");
+        let name = install.layer_name("usr_a", None, None);
+        assert_eq!(name, install.layer_name("usr_a", None, None));
+        assert_ne!(name, install.layer_name("usr_b", None, None));
+        assert_ne!(name, install.layer_name("usr_a", Some("source"), None));
+        assert_ne!(name, install.layer_name("usr_a", None, Some("dep_1")));
+    }
+
+    #[test]
+    fn a_declaration_that_would_fill_the_memory_is_refused() {
+        let large = " ".repeat(usize::try_from(LARGEST_DECLARATION).expect("fits") + 1);
+        let error = plan("node", &[("package.json", &large)]).map(drop).expect_err("too large");
+        assert_eq!((error.code, error.public.as_str()), ("install_failed", "package.json is larger than 4 MiB"));
+    }
+
+    #[test]
+    fn a_link_does_not_lead_out_of_what_was_built() {
+        let built = tempfile::tempdir().expect("temp dir");
+        fs::create_dir(built.path().join("dist")).expect("folder");
+        fs::write(built.path().join("dist/x.js"), "").expect("write");
+        std::os::unix::fs::symlink("dist", built.path().join("inside")).expect("link");
+        std::os::unix::fs::symlink("/etc", built.path().join("outside")).expect("link");
+        assert!(is_file_below(built.path(), "dist/x.js"));
+        assert!(is_file_below(built.path(), "inside/x.js"));
+        for path in ["outside/passwd", "dist", "absent"] {
+            assert!(!is_file_below(built.path(), path), "{path}");
+        }
+    }
 }

@@ -140,7 +140,7 @@ impl CodeAgents {
         }
         let agent = self.find(caller, slug).await?;
         let source = self.source_of(&agent, &request).await?;
-        let run = self.start_deployment(&agent, source).await?;
+        let run = self.start_deployment(&agent, source, None).await?;
         self.await_deployment(run, request.wait).await
     }
 
@@ -186,26 +186,15 @@ impl CodeAgents {
         caller.require(Scope::Agents)?;
         let agent = self.find(caller, slug).await?;
         let (source_hash, blob) = self.take_archive(archive).await?;
-        let (id, now, pending) = (agent.id.clone(), self.clock.now(), blob.clone());
-        let agent = self
-            .db
-            .write(move |tx| {
-                Box::pin(async move {
-                    let mut agent = store::find(tx, &id).await?.ok_or_else(agent_not_found)?;
-                    agent.pending_source = Some(pending);
-                    agent.source_type = SourceType::Local;
-                    agent.updated_at = now;
-                    store::update_state(tx, &agent).await?;
-                    Ok::<_, Error>(agent)
-                })
-            })
-            .await?;
         if !auto_deploy {
+            let (id, now) = (agent.id.clone(), self.clock.now());
+            let agent = self.db.write(move |tx| Box::pin(async move { take_source(tx, &id, blob, now).await })).await?;
             let message = String::from("Code uploaded");
             let agent = self.with_model(agent);
             return Ok(Uploaded { agent, source_hash, message, is_deploying: false, deployment_id: None });
         }
-        let run = self.start_deployment(&agent, Source::Blob { blob, force: false }).await?;
+        // It becomes the agent's source with the deployment's start: a refused one changes nothing.
+        let run = self.start_deployment(&agent, Source::Blob { blob: blob.clone(), force: false }, Some(blob)).await?;
         let deployed = self.await_deployment(run, wait).await?;
         let message = if deployed.finished { "Code uploaded and deployed" } else { "Code uploaded, deploying" };
         Ok(Uploaded {
@@ -219,6 +208,7 @@ impl CodeAgents {
 
     /// Checks an archive, and keeps its project packed in our own way. Returns content hash and blob.
     async fn take_archive(&self, archive: PathBuf) -> Result<(String, String), Error> {
+        let _turn = self.unpacking.acquire().await.map_err(Error::internal)?;
         let staging = self.layers.stage().map_err(Error::from_disk)?;
         let tree = staging.folder("tree")?;
         let packed = staging.path().join("packed");
@@ -232,12 +222,13 @@ impl CodeAgents {
         })
         .await?;
         let blob = self.blobs.put_file(&packed).await.map_err(blob_failed)?;
-        drop(staging);
+        staging.remove().await;
         Ok((hash, blob.to_string()))
     }
 
-    /// Starts a deployment, or joins one with the same source that is under way.
-    async fn start_deployment(&self, agent: &Agent, source: Source) -> Result<Run, Error> {
+    /// Starts a deployment, or joins one with the same source that is under way. `uploaded` becomes the agent's source
+    /// with the start.
+    async fn start_deployment(&self, agent: &Agent, source: Source, uploaded: Option<String>) -> Result<Run, Error> {
         // One decision at a time on this node; the check and the start are not one transaction.
         let _one_at_a_time = self.deploying.lock().await;
         let filter = runs::Filter {
@@ -258,7 +249,10 @@ impl CodeAgents {
         let (id, now) = (agent.id.clone(), self.clock.now());
         let mark: AtCommit = Box::new(move |tx| {
             Box::pin(async move {
-                let mut agent = store::find(tx, &id).await?.ok_or_else(agent_not_found)?;
+                let mut agent = match uploaded {
+                    Some(blob) => take_source(tx, &id, blob, now).await?,
+                    None => store::find_to_change(tx, &id).await?.ok_or_else(agent_not_found)?,
+                };
                 agent.status = AgentStatus::Deploying;
                 agent.status_message = Some(String::from("waiting for a worker"));
                 agent.updated_at = now;
@@ -342,7 +336,12 @@ impl CodeAgents {
     ///
     /// # Errors
     /// [`Kind::NotFound`] when there is no such release; [`Kind::Unavailable`] when its files are gone.
-    pub async fn rollback(&self, caller: &Caller, slug: &str, deployment_id: Option<&str>) -> Result<Agent, Error> {
+    pub async fn rollback(
+        self: &Arc<Self>,
+        caller: &Caller,
+        slug: &str,
+        deployment_id: Option<&str>,
+    ) -> Result<Agent, Error> {
         caller.require(Scope::Agents)?;
         let agent = self.find(caller, slug).await?;
         let releases = {
@@ -365,15 +364,20 @@ impl CodeAgents {
         let release = release.ok_or_else(|| {
             Error::new(Kind::NotFound, "release_not_found", "There is no earlier release to go back to")
         })?;
+        let agents = Arc::clone(self);
+        super::to_the_end(async move { agents.go_back_to(agent, release).await }).await
+    }
+
+    async fn go_back_to(&self, agent: Agent, release: Release) -> Result<Agent, Error> {
         let prepared = self.fresh_sandbox(&agent, &release).await?;
         prepared.destroy().await;
         let (id, now, release_id, source_hash) =
-            (agent.id.clone(), self.clock.now(), release.id.clone(), release.source_hash.clone());
+            (agent.id, self.clock.now(), release.id.clone(), release.source_hash.clone());
         let agent = self
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let mut agent = store::find(tx, &id).await?.ok_or_else(agent_not_found)?;
+                    let mut agent = store::find_to_change(tx, &id).await?.ok_or_else(agent_not_found)?;
                     agent.status = AgentStatus::Active;
                     agent.status_message = Some(String::from("Rolled back"));
                     agent.release_id = Some(release_id);
@@ -385,17 +389,20 @@ impl CodeAgents {
                 })
             })
             .await?;
-        self.pool.discard(&agent.id).await;
         self.sessions.discard_agent(&agent.id).await;
         self.prepare(&agent, &release).await?;
         Ok(self.with_model(agent))
     }
 
-    /// Removes layers that no release needs. Not while a deployment is under way, whose release is not there yet.
+    /// Removes layers that no release needs. Not while a deployment is under way, whose release is not there yet: what it
+    /// has built stands in its journal, and it goes on from there.
     ///
     /// # Errors
     /// Database and disk failures.
     pub(super) async fn sweep_layers(&self) -> Result<usize, Error> {
+        if self.runs.is_any_open(DEPLOYMENT).await? {
+            return Ok(0);
+        }
         let names = {
             let mut connection = self.db.read().await?;
             store::layers_in_use(&mut connection).await?
@@ -404,6 +411,55 @@ impl CodeAgents {
         let in_use: std::collections::HashSet<String> = names.into_iter().collect();
         blocking(move || layers.sweep(&in_use).map_err(Error::from_disk)).await
     }
+}
+
+impl CodeAgents {
+    /// Frees agents that wait for a deployment that has ended without telling them: it found no worker in time, or its
+    /// end could not be stored whole.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub(super) async fn free_stuck_agents(&self) -> Result<(), Error> {
+        let waiting = {
+            let mut connection = self.db.read().await?;
+            store::deploying(&mut connection).await?
+        };
+        for seen in waiting {
+            let filter = runs::Filter {
+                account_id: seen.account_id.clone(),
+                kind: DEPLOYMENT,
+                subject: Some(seen.id.clone()),
+                statuses: vec![Status::Queued, Status::Running],
+                ..runs::Filter::default()
+            };
+            if self.runs.list(filter, Window { limit: 1, offset: 0 }).await?.total > 0 {
+                continue;
+            }
+            let now = self.clock.now();
+            self.db
+                .write(move |tx| {
+                    Box::pin(async move {
+                        let Some(mut agent) = store::find_to_change(tx, &seen.id).await? else { return Ok(()) };
+                        // Changed since: the deployment has ended properly, or there is a new one.
+                        if agent.status != AgentStatus::Deploying || agent.updated_at != seen.updated_at {
+                            return Ok(());
+                        }
+                        agent.status = without_deployment(&agent);
+                        agent.status_message = Some(String::from("The deployment was lost; deploy again"));
+                        agent.updated_at = now;
+                        store::update_state(tx, &agent).await
+                    })
+                })
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// What an agent is after a deployment that failed: it falls back to its earlier release, if it has one
+/// (spec/castari.md 8.2).
+fn without_deployment(agent: &Agent) -> AgentStatus {
+    if agent.release_id.is_some() { AgentStatus::Active } else { AgentStatus::Error }
 }
 
 /// Executes deployments.
@@ -457,19 +513,28 @@ impl CodeAgents {
             created_at: self.clock.now(),
         };
         run.text(runs::Channel::System, "── preparing a sandbox\n").await.map_err(journal_failed)?;
-        self.pool.discard(&agent.id).await;
-        let sandbox_id = self.prepare(&agent, &release).await?;
+        let sandbox_id = match self.prepare(&agent, &release).await? {
+            Some(id) => Some(id),
+            None => {
+                // No place for a prepared one; that a sandbox starts must be known all the same.
+                self.fresh_sandbox(&agent, &release).await?.destroy().await;
+                None
+            }
+        };
         let output = json!({ "source_hash": release.source_hash, "release_id": release.id });
         let now = self.clock.now();
         let agents = Arc::clone(self);
         let at_commit: AtCommit = Box::new(move |tx| {
             Box::pin(async move {
-                let Some(mut agent) = store::find(tx, &release.agent_id).await? else { return Ok(()) };
+                let Some(mut agent) = store::find_to_change(tx, &release.agent_id).await? else { return Ok(()) };
                 store::insert_release(tx, &release).await?;
-                agent.status = AgentStatus::Active;
-                agent.status_message = None;
+                // Who stopped the agent meanwhile has the last word.
+                if agent.status != AgentStatus::Stopped {
+                    agent.status = AgentStatus::Active;
+                    agent.status_message = None;
+                    agent.sandbox_id = sandbox_id;
+                }
                 agent.source_hash = Some(release.source_hash.clone());
-                agent.sandbox_id = sandbox_id;
                 if agent.pending_source.as_ref() == Some(&release.source_blob) {
                     agent.pending_source = None;
                 }
@@ -552,23 +617,33 @@ impl CodeAgents {
         let agents = Arc::clone(self);
         let at_commit: AtCommit = Box::new(move |tx| {
             Box::pin(async move {
-                let Some(mut agent) = store::find(tx, &agent_id).await? else { return Ok(()) };
+                let Some(mut agent) = store::find_to_change(tx, &agent_id).await? else { return Ok(()) };
                 if agent.status == AgentStatus::Deploying {
-                    agent.status = if agent.release_id.is_some() { AgentStatus::Active } else { AgentStatus::Error };
+                    agent.status = without_deployment(&agent);
                 }
-                agent.status_message = Some(message);
+                if agent.status != AgentStatus::Stopped {
+                    agent.status_message = Some(message);
+                }
                 agent.updated_at = now;
                 store::update_state(tx, &agent).await?;
-                if let Some(release_id) = &agent.release_id
-                    && let Some(release) = store::find_release(tx, release_id).await?
-                {
-                    agents.prepare_soon(agent, release);
+                if agent.status == AgentStatus::Active {
+                    agents.prepare_soon(agent.id);
                 }
                 Ok(())
             })
         });
         Outcome { at_commit: Some(at_commit), ..Outcome::from(error) }
     }
+}
+
+/// Makes uploaded code the source of the next deployment.
+async fn take_source(tx: &mut backlot_db::Tx, id: &str, blob: String, now: Timestamp) -> Result<Agent, Error> {
+    let mut agent = store::find_to_change(tx, id).await?.ok_or_else(agent_not_found)?;
+    agent.pending_source = Some(blob);
+    agent.source_type = SourceType::Local;
+    agent.updated_at = now;
+    store::update_state(tx, &agent).await?;
+    Ok(agent)
 }
 
 /// What a failed deployment means to whoever waits for it.
