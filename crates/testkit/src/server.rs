@@ -20,6 +20,7 @@ use backlot_sandbox::{
     Limits,
     process::{Options, ProcessDriver},
 };
+use ipnet::IpNet;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,10 @@ pub struct Setup {
     pub faces: FacesSettings,
     /// How long an invocation waits for its session or a worker.
     pub queue_patience: Duration,
+    /// Invocations that are executed at a time.
+    pub parallel_invocations: usize,
+    /// Otherwise refused networks that sandboxes may reach.
+    pub allow_networks: Vec<IpNet>,
 }
 
 impl Default for Setup {
@@ -53,6 +58,8 @@ impl Default for Setup {
             database: None,
             faces: FacesSettings::default(),
             queue_patience: Duration::from_secs(30),
+            parallel_invocations: 8,
+            allow_networks: Vec::new(),
         }
     }
 }
@@ -70,7 +77,7 @@ pub struct TestServer {
     shutdown: CancellationToken,
     listeners: Vec<JoinHandle<()>>,
     _database: Option<TestDatabase>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl TestServer {
@@ -120,14 +127,14 @@ impl TestServer {
             code_agents: code_agents::Settings {
                 data: data.code_agents(),
                 gateway: Some(gateway.local_addr().expect("a bound listener")),
-                allow_networks: Vec::new(),
+                allow_networks: setup.allow_networks,
                 extra_ca: None,
                 build_env: Vec::new(),
                 limits: Limits::default(),
                 warm_per_agent: 1,
                 warm_total: 4,
                 warm_idle: Duration::from_secs(1800),
-                parallel_invocations: 8,
+                parallel_invocations: setup.parallel_invocations,
                 queue_patience: setup.queue_patience,
                 session_idle: Duration::from_secs(600),
                 session_life: Duration::from_secs(7 * 24 * 3600),
@@ -147,14 +154,19 @@ impl TestServer {
             tokio::spawn(backlot_faces::http::serve(listener, router, limits, ended))
         });
         let listeners = listeners.collect();
-        let server =
-            Self { domain, model, readiness, url, shutdown, listeners, _database: setup.database, _folder: folder };
+        let server = Self { domain, model, readiness, url, shutdown, listeners, _database: setup.database, folder };
         let anonymous = server.stranger();
         let ada = match setup.signup {
             Signup::Closed => anonymous.clone(),
             Signup::First | Signup::Open => server.register("ada@example.com").await,
         };
         (server, ada, anonymous)
+    }
+
+    /// Where the server keeps its data; gone with the server.
+    #[must_use]
+    pub fn data(&self) -> DataFolder {
+        DataFolder(self.folder.path().to_owned())
     }
 
     /// Somebody without an account.

@@ -5,6 +5,7 @@
 
 mod castari;
 mod caster;
+mod code_agents;
 mod floor;
 mod gateway;
 mod gateway_compat;
