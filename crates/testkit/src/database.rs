@@ -1,7 +1,7 @@
 //! Databases for tests: a fresh one for every test, on both engines.
 //!
 //! SQLite is a file in a folder of its own. PostgreSQL is a server that the tests start themselves from the
-//! distribution's package; see [`postgres`](crate::postgres) for how test processes share it. Each test gets a database
+//! distribution's package; see [`postgres`] for how test processes share it. Each test gets a database
 //! copied from a template with the schema in it, which takes some tens of milliseconds.
 
 use backlot_db::Db;
@@ -80,7 +80,7 @@ async fn open(url: &str) -> Db {
 
 /// Makes each function a test on SQLite and a test on PostgreSQL.
 ///
-/// ```ignore
+/// ```text
 /// both_engines! {
 ///     async fn a_key_is_shown_once(database: &TestDatabase) { … }
 /// }

@@ -44,7 +44,7 @@ pub(crate) struct ServeArgs {
     /// `file://…` [default: blobs/ inside the data folder]
     #[arg(long, env = "BACKLOT_BLOBS_URL", value_name = "URL")]
     blobs_url: Option<String>,
-    /// How clients reach this server [default: http://<listen>]
+    /// How clients reach this server [default: http:// and the listen address]
     #[arg(long, env = "BACKLOT_PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
     /// Domain under which sites are served [default: localhost]
