@@ -27,15 +27,19 @@
 //! [`Sandbox::destroy`]; then the same with `bwrap` and `crun run`; medians of five such rounds. The machine had two processors
 //! and other work to do, so only ratios mean something. `bwrap` sets no limits and no filter.
 //!
-//! | scratch on | at a time | time to `bwrap`, p50 and p99 | time to `crun`, p50 and p99 |
+//! | scratch on | at a time | time to that of `bwrap`, p50 and p99 | to `crun`, p50 and p99 |
 //! |---|---|---|---|
-//! | tmpfs | 1 | 0.8 and 0.9 | 0.4 and 0.6 |
-//! | tmpfs | 8 | 0.9 and 0.9 | 0.5 and 0.6 |
-//! | ext4 | 1 | 1.1 to 1.6, and 1.0 to 1.1 | 0.4 to 0.9, and 0.4 to 0.7 |
-//! | ext4 | 8 | 1.4 to 1.5, and 1.4 | 0.7 to 0.8, and 0.9 |
+//! | tmpfs, or ext4 with few files removed of late | 1 | 0.6 to 0.8, and 0.7 to 0.9 | 0.3 to 0.5, and 0.4 to 0.6 |
+//! | | 8 | 0.7 to 0.9, and 0.6 to 0.9 | 0.3 to 0.5, and 0.4 to 0.6 |
+//! | such an ext4, one layer | 1 | 0.8, and 0.9 | 0.4, and 0.5 |
+//! | | 8 | 0.7, and 0.7 | 0.3, and 0.5 |
+//! | ext4 with thousands of files removed in the last minute | 1 | 1.1 to 1.6, and 1.0 to 1.1 | 0.4 to 0.9, and 0.4 to 0.7 |
+//! | | 8 | 1.4 to 1.5, and 1.4 | 0.7 to 0.8, and 0.9 |
+//! | the same, one layer | 1 | 1.4, and 1.4 | 0.4, and 0.5 |
+//! | | 8 | 2.8, and 2.4 | 1.5, and 1.6 |
 //!
-//! A layer on ext4 adds about a quarter to this, with eight at a time up to as much again. Two things make the
-//! difference, so keep them away:
+//! The lower figures of a range are those of a machine with more other work. Two things make the difference, so keep
+//! them away:
 //!
 //! - *Entering a control group through `cgroup.procs`* took longer than all other steps together; see
 //!   `cgroup::Group::entrance`.
