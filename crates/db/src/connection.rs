@@ -12,6 +12,8 @@ pub struct Connection {
     /// Set in a transaction when a statement fails. PostgreSQL refuses what follows; so do we on SQLite, where otherwise
     /// a full disk could undo the transaction in the middle and let the rest of it through.
     is_failed: bool,
+    /// Whether the disk was ever full for a statement of this connection's present use.
+    is_full: bool,
     is_transaction: bool,
 }
 
@@ -46,7 +48,7 @@ fn postgres_query<'q>(sql: &'static str, args: Vec<Value>) -> Query<'q, Postgres
 
 impl Connection {
     pub(crate) fn new(inner: EngineConnection) -> Self {
-        Self { inner, is_failed: false, is_transaction: false }
+        Self { inner, is_failed: false, is_full: false, is_transaction: false }
     }
 
     /// The engine behind this connection, for the few texts that differ.
@@ -192,6 +194,7 @@ impl Connection {
 
     fn note<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, Error> {
         self.is_failed |= result.is_err();
+        self.is_full |= matches!(result, Err(Error::Full));
         result.map_err(Error::from)
     }
 }
@@ -215,6 +218,11 @@ impl Tx {
     /// Whether a statement failed since the last call.
     pub(crate) fn take_failure(&mut self) -> bool {
         std::mem::take(&mut self.connection.is_failed)
+    }
+
+    /// Whether the disk was full for a statement of this transaction.
+    pub(crate) fn met_full_disk(&self) -> bool {
+        self.connection.is_full
     }
 
     /// Sends a signal to every listener of [`crate::Db::signals`], if and when the transaction commits.

@@ -199,7 +199,9 @@ async fn run_jobs(tx: &mut Tx, group: &mut [Box<dyn Job>]) -> Result<bool, Error
         let sent = tx.signals.len();
         if !job.run(tx).await {
             tx.signals.truncate(sent);
-            tx.control("ROLLBACK TO job").await?;
+            // SQLite undoes the whole transaction by itself when the disk is full: then there is no savepoint.
+            let undone = tx.control("ROLLBACK TO job").await;
+            undone.map_err(|error| if tx.met_full_disk() { Error::Full } else { error })?;
         }
         tx.control("RELEASE job").await?;
     }
