@@ -51,6 +51,16 @@ pub(super) struct Live {
 }
 
 impl Live {
+    pub(super) fn new(epoch: i64) -> Self {
+        Self {
+            stop: CancellationToken::new(),
+            reason: OnceLock::new(),
+            epoch,
+            pending: Mutex::default(),
+            writing: tokio::sync::Mutex::new(()),
+        }
+    }
+
     /// Asks the execution to end; the first reason counts.
     pub(super) fn stop(&self, reason: StopReason) {
         let _an_earlier_reason_counts = self.reason.set(reason);
@@ -88,7 +98,7 @@ enum Recorded {
 
 impl RunContext {
     /// Loads what an earlier execution recorded.
-    pub(super) async fn load(runs: Arc<Runs>, run: Run) -> Result<Self, Error> {
+    pub(super) async fn load(runs: Arc<Runs>, run: Run, live: Arc<Live>) -> Result<Self, Error> {
         let mut recorded = HashMap::new();
         let mut blocks = 0;
         if run.epoch > 1 {
@@ -102,13 +112,7 @@ impl RunContext {
                 }
             }
         }
-        let live = Arc::new(Live {
-            stop: CancellationToken::new(),
-            reason: OnceLock::new(),
-            epoch: run.epoch,
-            pending: Mutex::new(Pending { block: blocks, ..Pending::default() }),
-            writing: tokio::sync::Mutex::new(()),
-        });
+        live.pending.lock().unwrap_or_else(PoisonError::into_inner).block = blocks;
         Ok(Self { runs, run, live, recorded: Mutex::new(recorded) })
     }
 
@@ -244,20 +248,30 @@ pub(super) fn pending_of(live: &Live) -> Option<Delta> {
     Some(Delta { channel, block: pending.block, offset: 0, text: Arc::from(pending.text.as_str()) })
 }
 
-pub(super) async fn flush(runs: &Runs, run_id: &str, live: &Live) -> Result<(), Failure> {
+async fn flush(runs: &Arc<Runs>, run_id: &str, live: &Arc<Live>) -> Result<(), Failure> {
+    let writing = live.writing.lock().await;
+    if live.pending.lock().unwrap_or_else(PoisonError::into_inner).text.is_empty() {
+        return Ok(());
+    }
+    drop(writing);
+    // In a task of its own: whoever waits here may be dropped, and between the commit and the end of this the text is
+    // in the database and in `pending`, from where it would be stored a second time.
+    let (runs, run_id, live) = (Arc::clone(runs), run_id.to_owned(), Arc::clone(live));
+    let flushed = tokio::spawn(async move { flush_to_the_end(&runs, &run_id, &live).await }).await;
+    flushed.unwrap_or_else(|_| Err(Failure::new("journal", "The run's journal could not be written")))
+}
+
+async fn flush_to_the_end(runs: &Runs, run_id: &str, live: &Live) -> Result<(), Failure> {
     let _one_at_a_time = live.writing.lock().await;
-    let body = {
+    let (body, stored) = {
         let pending = live.pending.lock().unwrap_or_else(PoisonError::into_inner);
         match pending.channel {
             Some(channel) if !pending.text.is_empty() => {
-                Body::Text { channel, text: pending.text.clone(), block: pending.block }
+                let body = Body::Text { channel, text: pending.text.clone(), block: pending.block };
+                (body, pending.text.len())
             }
             _ => return Ok(()),
         }
-    };
-    let stored = match &body {
-        Body::Text { text, .. } => text.len(),
-        _ => 0,
     };
     append(runs, run_id, live.epoch, body).await?;
     // Text that arrived meanwhile begins the next block; its readers know it by its offset in this one, so they are

@@ -3,11 +3,10 @@
 use std::{collections::VecDeque, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
-use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{
     Body, Channel, Event, Runs, context,
-    hub::{Delta, Live},
+    hub::{Delta, Live, Reader},
     store,
 };
 use crate::Error;
@@ -83,12 +82,12 @@ impl Runs {
         run_id: &str,
         after: Position,
     ) -> Result<impl Stream<Item = Result<Followed, Error>> + Send + use<>, Error> {
-        let receiver = self.hub.subscribe(run_id);
+        let reader = self.hub.subscribe(run_id);
         let run = self.get(account_id, run_id).await?;
         let follower = Follower {
             runs: Arc::clone(self),
             run_id: run.id,
-            receiver,
+            reader,
             seq: after.seq,
             block: None,
             seen: after.bytes,
@@ -105,7 +104,7 @@ impl Runs {
 struct Follower {
     runs: Arc<Runs>,
     run_id: String,
-    receiver: broadcast::Receiver<Live>,
+    reader: Reader,
     /// The last event seen.
     seq: i64,
     /// The text block that `seen` counts in; unknown until the first one is met.
@@ -130,15 +129,13 @@ impl Follower {
                 self.look().await?;
                 continue;
             }
-            match tokio::time::timeout(LOOK_EVERY, self.receiver.recv()).await {
-                Ok(Ok(Live::Event(event))) if event.seq == self.seq + 1 => self.take_event(Event::clone(&event)),
+            match tokio::time::timeout(LOOK_EVERY, self.reader.next()).await {
+                Ok(Ok(Live::Event(event))) if event.seq == self.seq.saturating_add(1) => {
+                    self.take_event(Event::clone(&event))
+                }
                 Ok(Ok(Live::Event(event))) => self.must_look = event.seq > self.seq,
                 Ok(Ok(Live::Delta(delta))) => self.take_delta(&delta),
-                Ok(Ok(Live::Ended(_) | Live::LookAgain) | Err(RecvError::Lagged(_))) | Err(_) => self.must_look = true,
-                Ok(Err(RecvError::Closed)) => {
-                    self.receiver = self.runs.hub.subscribe(&self.run_id);
-                    self.must_look = true;
-                }
+                Ok(Ok(Live::Ended(_) | Live::LookAgain) | Err(_)) | Err(_) => self.must_look = true,
             }
         }
     }

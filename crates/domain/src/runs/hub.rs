@@ -36,37 +36,82 @@ pub(super) struct Delta {
     pub(super) text: Arc<str>,
 }
 
-/// The readers of all runs. A run has an entry while somebody reads or executes it.
+/// The readers of all runs. A run has an entry exactly as long as somebody reads it: one takes some kilobytes.
 #[derive(Default)]
 pub(super) struct Hub {
-    runs: Mutex<HashMap<String, broadcast::Sender<Live>>>,
+    runs: Arc<Mutex<Readers>>,
+}
+
+type Readers = HashMap<String, broadcast::Sender<Live>>;
+
+/// One reader of a run.
+pub(super) struct Reader {
+    run_id: String,
+    receiver: broadcast::Receiver<Live>,
+    runs: Arc<Mutex<Readers>>,
+}
+
+impl Reader {
+    /// The next message; an error when messages were missed.
+    pub(super) async fn next(&mut self) -> Result<Live, broadcast::error::RecvError> {
+        self.receiver.recv().await
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        // This one is still counted. The run may have ended long ago, so that nobody else would notice.
+        if runs.get(&self.run_id).is_some_and(|sender| sender.receiver_count() <= 1) {
+            runs.remove(&self.run_id);
+        }
+    }
 }
 
 impl Hub {
     /// Listens to a run from now on.
-    pub(super) fn subscribe(&self, run_id: &str) -> broadcast::Receiver<Live> {
+    pub(super) fn subscribe(&self, run_id: &str) -> Reader {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = runs.get(run_id) {
-            return sender.subscribe();
-        }
-        let (sender, receiver) = broadcast::channel(BEHIND);
-        runs.insert(run_id.to_owned(), sender);
-        receiver
+        let receiver = match runs.get(run_id) {
+            Some(sender) => sender.subscribe(),
+            None => {
+                let (sender, receiver) = broadcast::channel(BEHIND);
+                runs.insert(run_id.to_owned(), sender);
+                receiver
+            }
+        };
+        Reader { run_id: run_id.to_owned(), receiver, runs: Arc::clone(&self.runs) }
     }
 
     /// Tells the readers of a run, if there are any.
     pub(super) fn publish(&self, run_id: &str, live: Live) {
-        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = runs.get(run_id)
-            && sender.send(live).is_err()
-        {
-            // The last reader has left.
-            runs.remove(run_id);
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = runs.get(run_id) {
+            let _nobody_reads_any_more = sender.send(live);
         }
     }
 
     /// Whether anybody reads this run here.
     pub(super) fn is_read(&self, run_id: &str) -> bool {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).contains_key(run_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_reader_takes_the_entry_along() {
+        let hub = Hub::default();
+        let (mut one, two) = (hub.subscribe("run_a"), hub.subscribe("run_a"));
+        drop(two);
+        hub.publish("run_a", Live::LookAgain);
+        assert!(matches!(one.next().await, Ok(Live::LookAgain)));
+        // Nothing is published after the end of a run.
+        drop(one);
+        assert!(!hub.is_read("run_a"));
+        hub.publish("run_a", Live::LookAgain);
+        assert!(!hub.is_read("run_a"));
     }
 }

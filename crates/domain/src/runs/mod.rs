@@ -201,6 +201,7 @@ pub struct Runs {
     wake: Notify,
     shutdown: CancellationToken,
     executing: TaskTracker,
+    claiming: TaskTracker,
     live: RwLock<HashMap<String, Arc<context::Live>>>,
 }
 
@@ -226,6 +227,7 @@ impl Runs {
             wake: Notify::new(),
             shutdown: CancellationToken::new(),
             executing: TaskTracker::new(),
+            claiming: TaskTracker::new(),
             live: RwLock::default(),
         })
     }
@@ -258,6 +260,15 @@ impl Runs {
         let run = self.get(account_id, run_id).await?;
         let mut connection = self.db.read().await?;
         store::events_after(&mut connection, &run.id, after, limit).await
+    }
+
+    /// Whether a run of a kind waits or is executed, whosever it is: for upkeep, not for callers.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub async fn is_any_open(&self, kind: &str) -> Result<bool, Error> {
+        let mut connection = self.db.read().await?;
+        store::is_any_open(&mut connection, kind).await
     }
 
     /// Runs that match a filter, newest first.

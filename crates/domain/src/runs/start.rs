@@ -26,7 +26,7 @@ pub struct NewRun {
     pub input: Value,
     /// How long it may take in all, waiting included.
     pub deadline: Option<Duration>,
-    /// Repeating a key within a day returns the first run instead of a new one.
+    /// Repeating a key within a day returns the first run instead of a new one, unless that failed before it began.
     pub idempotency_key: Option<String>,
 }
 
@@ -77,7 +77,9 @@ impl Runs {
 async fn insert(tx: &mut Tx, run: Run, key: Option<String>, with: Option<AtCommit>) -> Result<Started, Error> {
     if let Some(key) = &key {
         let not_before = run.created_at.0 - i64::try_from(KEY_LIFE.as_millis()).unwrap_or(i64::MAX);
-        if let Some(earlier) = store::find_by_idempotency_key(tx, &run.account_id, key, not_before).await? {
+        let earlier = store::find_by_idempotency_key(tx, &run.account_id, key, not_before).await?;
+        // A run that was given up before anything of it took place is no result: repeating is what the key is for.
+        if let Some(earlier) = earlier.filter(|run| run.status != Status::Failed || run.started_at.is_some()) {
             return Ok(Started { run: earlier, repeated: true });
         }
         store::remember_idempotency_key(tx, &run, key).await?;

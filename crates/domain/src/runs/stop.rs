@@ -20,14 +20,17 @@ impl Runs {
                 Box::pin(async move {
                     let mut ended = Vec::new();
                     for run in store::open_tree(tx, &root).await? {
-                        if run.status == Status::Queued {
-                            ended.push(store::end_queued(tx, &run.id, now, Body::Stopped).await?);
+                        if run.status == Status::Queued
+                            && let Some(end) = store::end_queued(tx, &run.id, now, Body::Stopped).await?
+                        {
+                            ended.push(end);
                         } else {
+                            // Running, or claimed by another node since it was read.
                             store::request_stop(tx, &run.id).await?;
                             tx.signal("stop", run.id.as_str());
                         }
                     }
-                    Ok::<_, Error>(ended.into_iter().flatten().collect::<Vec<_>>())
+                    Ok::<_, Error>(ended)
                 })
             })
             .await?;
@@ -58,7 +61,7 @@ impl Runs {
             tokio::pin!(deadline);
             loop {
                 tokio::select! {
-                    message = live.recv() => match message {
+                    message = live.next() => match message {
                         Ok(Live::Ended(run)) => return Ok(Run::clone(&run)),
                         Ok(Live::LookAgain) | Err(_) => break,
                         Ok(_) => {}

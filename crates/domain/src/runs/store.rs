@@ -115,16 +115,26 @@ pub(super) async fn remember_idempotency_key(tx: &mut Tx, run: &Run, key: &str) 
     Ok(())
 }
 
-/// Picks the next run of the kinds `$2` (`,a,b,`) at the time `$1`: that of the account with the fewest running runs;
-/// among several such accounts, of the one that was served longest ago; and among an account's runs the oldest. A
-/// running run whose lease is over counts as waiting.
+/// Which runs wait: queued ones, and running ones whose lease at the time `$1` is over, of the kinds `$2` (`,a,b,`), but
+/// not those that this process itself executes (`$3`, `,a,b,`). A lease may run out while its holder is alive and well:
+/// the machine slept, or its clock was put forward. Another node may take the run then; the holder must not, since it
+/// would execute the run beside itself.
+macro_rules! waiting {
+    () => {
+        "(status = 'queued' OR (status = 'running' AND lease_until < $1 AND $3 NOT LIKE '%,' || id || ',%')) \
+         AND $2 LIKE '%,' || kind || ',%'"
+    };
+}
+
+/// Picks the next waiting run: that of the account with the fewest running runs; among several such accounts, of the one
+/// that was served longest ago; and among an account's runs the oldest.
 macro_rules! candidate {
     ($lock:literal) => {
         concat!(
             "WITH waiting AS ( \
-                SELECT account_id, MIN(created_at) AS oldest FROM runs \
-                WHERE (status = 'queued' OR (status = 'running' AND lease_until < $1)) AND $2 LIKE '%,' || kind || ',%' \
-                GROUP BY account_id), \
+                SELECT account_id, MIN(created_at) AS oldest FROM runs WHERE ",
+            waiting!(),
+            " GROUP BY account_id), \
              busy AS ( \
                 SELECT account_id, COUNT(*) AS running FROM runs \
                 WHERE status = 'running' AND lease_until >= $1 GROUP BY account_id) \
@@ -133,24 +143,25 @@ macro_rules! candidate {
                 ORDER BY COALESCE(busy.running, 0), \
                 COALESCE((SELECT MAX(served.started_at) FROM runs AS served \
                     WHERE served.account_id = waiting.account_id), 0), \
-                waiting.oldest, waiting.account_id LIMIT 1) \
-             AND (status = 'queued' OR (status = 'running' AND lease_until < $1)) AND $2 LIKE '%,' || kind || ',%' \
-             ORDER BY created_at, id LIMIT 1",
+                waiting.oldest, waiting.account_id LIMIT 1) AND ",
+            waiting!(),
+            " ORDER BY created_at, id LIMIT 1",
             $lock
         )
     };
 }
 
-/// Claims the next waiting run of one of `kinds` (`,a,b,`).
+/// Claims the next waiting run of one of `kinds` (`,a,b,`), but none of `executing` (`,a,b,`).
 pub(super) async fn claim(
     tx: &mut Tx,
     kinds: &str,
+    executing: &str,
     worker: &str,
     now: Timestamp,
     lease_until: Timestamp,
 ) -> Result<Option<Run>, Error> {
     let text = dialect::claim(tx.engine(), candidate!(""), candidate!(" FOR UPDATE SKIP LOCKED"));
-    let Some(candidate) = tx.first(text, args![now.0, kinds]).await? else { return Ok(None) };
+    let Some(candidate) = tx.first(text, args![now.0, kinds, executing]).await? else { return Ok(None) };
     let id = candidate.text("id")?;
     tx.execute(
         "UPDATE runs SET status = 'running', worker = $2, epoch = epoch + 1, lease_until = $3, \
@@ -166,16 +177,19 @@ pub(super) async fn expire_foreign_leases(tx: &mut Tx, worker: &str) -> Result<u
     Ok(tx.execute("UPDATE runs SET lease_until = 0 WHERE status = 'running' AND worker <> $1", args![worker]).await?)
 }
 
-/// Prolongs the claims of a worker, and tells which runs it still has.
+/// Prolongs the claims of a worker on the runs that it executes (`,a,b,`), and tells which of them it still has. What it
+/// claimed and could not execute is left to run out.
 pub(super) async fn renew_leases(
     tx: &mut Tx,
     worker: &str,
+    executing: &str,
     lease_until: Timestamp,
 ) -> Result<Vec<(String, i64)>, Error> {
     let rows = tx
         .all(
-            "UPDATE runs SET lease_until = $2 WHERE worker = $1 AND status = 'running' RETURNING id, epoch",
-            args![worker, lease_until.0],
+            "UPDATE runs SET lease_until = $2 WHERE worker = $1 AND status = 'running' \
+             AND $3 LIKE '%,' || id || ',%' RETURNING id, epoch",
+            args![worker, lease_until.0, executing],
         )
         .await?;
     rows.iter().map(|row| Ok((row.text("id")?, row.int("epoch")?))).collect()
@@ -312,6 +326,14 @@ async fn close(
     )
     .await?;
     find(tx, id).await
+}
+
+/// Whether a run of a kind has not ended, whosever it is.
+pub(super) async fn is_any_open(connection: &mut Connection, kind: &str) -> Result<bool, Error> {
+    let row = connection
+        .first("SELECT id FROM runs WHERE status IN ('queued', 'running') AND kind = $1 LIMIT 1", args![kind])
+        .await?;
+    Ok(row.is_some())
 }
 
 /// Queued runs past their deadline.

@@ -20,6 +20,9 @@ use crate::Error;
 
 /// How often a worker looks for work that no message told it of.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long an executor may take to end after it was asked to. Programs and installations get five seconds and their
+/// last model calls a little more; what takes longer is stuck.
+const LAST_PATIENCE: Duration = Duration::from_secs(120);
 
 impl Runs {
     /// Starts claiming and executing. Called once, after every executor is registered.
@@ -38,7 +41,7 @@ impl Runs {
                 tracing::info!(runs = expired, "resuming runs that were interrupted");
             }
         }
-        tokio::spawn(Arc::clone(self).claim_forever());
+        self.claiming.spawn(Arc::clone(self).claim_forever());
         tokio::spawn(Arc::clone(self).renew_forever());
         tokio::spawn(Arc::clone(self).listen_forever());
         Ok(())
@@ -48,8 +51,14 @@ impl Runs {
     /// is resumed by whoever claims it after the lease.
     pub async fn drain(&self, patience: Duration) {
         self.shutdown.cancel();
+        self.claiming.close();
         self.executing.close();
-        if tokio::time::timeout(patience, self.executing.wait()).await.is_err() {
+        let ended = async {
+            // First, since it may be about to start one more.
+            self.claiming.wait().await;
+            self.executing.wait().await;
+        };
+        if tokio::time::timeout(patience, ended).await.is_err() {
             tracing::warn!(runs = self.executing.len(), "leaving runs behind that did not end in time");
         }
     }
@@ -98,11 +107,14 @@ impl Runs {
         let now = self.clock.now();
         let lease_until = now.after(self.settings.lease);
         let worker = self.worker.clone();
+        let executing = list(self.live.read().unwrap_or_else(PoisonError::into_inner).keys());
         let claimed = self
             .db
             .write(move |tx| {
                 Box::pin(async move {
-                    let Some(run) = store::claim(tx, &kinds, &worker, now, lease_until).await? else { return Ok(None) };
+                    let Some(run) = store::claim(tx, &kinds, &executing, &worker, now, lease_until).await? else {
+                        return Ok(None);
+                    };
                     let body = if run.epoch == 1 { Body::Started } else { Body::Resumed };
                     let event = store::append(tx, &run.id, run.epoch, now, body).await?;
                     Ok::<_, Error>(event.map(|event| (run, event)))
@@ -112,50 +124,51 @@ impl Runs {
         let Some((run, event)) = claimed else { return Ok(false) };
         let Some(index) = free.iter().position(|(kind, ..)| *kind == run.kind) else { return Ok(false) };
         let (_, registered, permit) = free.swap_remove(index);
+        // From here on the lease is held up, and nobody here claims the run a second time.
+        let live = Arc::new(Live::new(run.epoch));
+        self.live.write().unwrap_or_else(PoisonError::into_inner).insert(run.id.clone(), Arc::clone(&live));
         self.show(&run.id, event);
-        self.executing.spawn(Arc::clone(self).execute(run, registered, permit));
+        self.executing.spawn(Arc::clone(self).execute(run, live, registered, permit));
         Ok(true)
     }
 
-    async fn execute(self: Arc<Self>, run: Run, registered: Registered, permit: OwnedSemaphorePermit) {
+    async fn execute(self: Arc<Self>, run: Run, live: Arc<Live>, registered: Registered, permit: OwnedSemaphorePermit) {
         let run_id = run.id.clone();
-        let context = match RunContext::load(Arc::clone(&self), run).await {
+        let _held_to_the_end = Held::begin(&self, &run, permit);
+        let context = match RunContext::load(Arc::clone(&self), run, Arc::clone(&live)).await {
             Ok(context) => context,
             Err(error) => {
-                // Without a live entry the lease is not held up, and the run is claimed again after it.
+                // The lease runs out, and then the run is claimed again.
                 tracing::error!(run.id = run_id, ?error, "cannot load what an earlier execution recorded");
                 return;
             }
         };
-        let live = Arc::clone(context.live());
-        self.live.write().unwrap_or_else(PoisonError::into_inner).insert(run_id.clone(), Arc::clone(&live));
-        let kind = context.run().kind.clone();
-        metrics::counter!("backlot_runs_started_total", "kind" => kind.clone()).increment(1);
-        metrics::gauge!("backlot_runs_executing", "kind" => kind.clone()).increment(1.0);
         let outcome = self.execute_within_deadline(&context, &registered).await;
-        metrics::gauge!("backlot_runs_executing", "kind" => kind).decrement(1.0);
         if live.stop_reason() == Some(StopReason::LeaseLost) {
             tracing::warn!(run.id = run_id, "another worker has taken this run over");
         } else {
             self.finish(&context, outcome, registered.executor.is_metered()).await;
         }
-        self.live.write().unwrap_or_else(PoisonError::into_inner).remove(&run_id);
-        drop(permit);
-        self.wake.notify_one();
     }
 
     async fn execute_within_deadline(&self, context: &RunContext, registered: &Registered) -> Outcome {
         let deadline = context.run().deadline_at.map(|at| at.since(self.clock.now()));
         let work = AssertUnwindSafe(registered.executor.execute(context)).catch_unwind();
         let watch = async {
-            match deadline {
-                Some(left) => {
-                    tokio::time::sleep(left).await;
-                    context.live().stop(StopReason::Deadline);
-                    std::future::pending::<()>().await;
+            if let Some(left) = deadline {
+                tokio::select! {
+                    () = tokio::time::sleep(left) => context.live().stop(StopReason::Deadline),
+                    () = context.stopped().cancelled() => {}
                 }
-                None => std::future::pending().await,
+            } else {
+                context.stopped().cancelled().await;
             }
+            // It was asked to end, and has not: it must not hold its slot, its session and whoever waits for ever.
+            tokio::time::sleep(LAST_PATIENCE).await;
+            tracing::error!(
+                run.id = context.run().id,
+                "an executor does not end although it was asked to; giving it up"
+            );
         };
         tokio::select! {
             outcome = work => outcome.unwrap_or_else(|panic| {
@@ -250,9 +263,10 @@ impl Runs {
             let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
             live.iter().map(|(id, live)| (id.clone(), Arc::clone(live))).collect()
         };
+        let ids = list(executing.iter().map(|(id, _)| id));
         let held = self
             .db
-            .write(move |tx| Box::pin(async move { store::renew_leases(tx, &worker, lease_until).await }))
+            .write(move |tx| Box::pin(async move { store::renew_leases(tx, &worker, &ids, lease_until).await }))
             .await?;
         for (id, live) in executing {
             // A run that ended in between is not held either; its execution is over and does not mind.
@@ -319,6 +333,36 @@ impl Runs {
             }
         }
     }
+}
+
+/// A run that is executed here: its lease is held up, and a slot is taken. Both end with this, however that comes about.
+struct Held {
+    runs: Arc<Runs>,
+    run_id: String,
+    kind: String,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    fn begin(runs: &Arc<Runs>, run: &Run, permit: OwnedSemaphorePermit) -> Self {
+        metrics::counter!("backlot_runs_started_total", "kind" => run.kind.clone()).increment(1);
+        metrics::gauge!("backlot_runs_executing", "kind" => run.kind.clone()).increment(1.0);
+        Self { runs: Arc::clone(runs), run_id: run.id.clone(), kind: run.kind.clone(), permit: Some(permit) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        metrics::gauge!("backlot_runs_executing", "kind" => self.kind.clone()).decrement(1.0);
+        self.runs.live.write().unwrap_or_else(PoisonError::into_inner).remove(&self.run_id);
+        drop(self.permit.take());
+        self.runs.wake.notify_one();
+    }
+}
+
+/// The form in which queries take a list: `,a,b,`.
+fn list<'a>(ids: impl Iterator<Item = &'a String>) -> String {
+    ids.fold(String::from(","), |list, id| list + id + ",")
 }
 
 async fn book_end(tx: &mut Tx, run: &Run, is_metered: bool, now: crate::Timestamp) -> Result<(), Error> {

@@ -390,6 +390,85 @@ both_engines! {
         assert_ne!(first.run.id, other.run.id, "keys of different accounts are different keys");
     }
 
+    async fn a_key_whose_run_was_given_up_before_it_began_starts_another(database: &TestDatabase) {
+        let db = database.db().clone();
+        let world = node(&db, 1, LONG, |_, _| Box::pin(async { Outcome::completed(Value::Null) })).await;
+        let keyed = || NewRun { idempotency_key: Some(String::from("k")), ..new_run(ADA) };
+        let first = world.runs.start(keyed(), None).await.expect("start").run.id;
+        assert!(world.runs.withdraw(&first, Failure::new("capacity", "No capacity")).await.expect("withdraw"));
+        let second = world.runs.start(keyed(), None).await.expect("start");
+        assert!(!second.repeated && second.run.id != first);
+        world.runs.spawn_workers().await.expect("workers");
+        world.runs.wait(&second.run.id).await.expect("wait");
+        let third = world.runs.start(keyed(), None).await.expect("start");
+        assert_eq!((third.repeated, third.run.id), (true, second.run.id));
+    }
+
+    async fn a_clock_put_forward_does_not_make_a_node_take_its_own_runs(database: &TestDatabase) {
+        let db = database.db().clone();
+        let clock = Arc::new(Forward::default());
+        let world = node_at(&db, 4, LONG, Arc::clone(&clock) as Arc<dyn Clock>, |world, run| {
+            Box::pin(async move {
+                world.calls.fetch_add(1, Ordering::SeqCst);
+                if run.run().input == json!("long") {
+                    world.reached.notify_one();
+                    let _open = world.gate.acquire().await;
+                }
+                Outcome::completed(Value::Null)
+            })
+        })
+        .await;
+        world.runs.spawn_workers().await.expect("workers");
+        let long = world.runs.start(NewRun { input: json!("long"), ..new_run(ADA) }, None).await.expect("start").run.id;
+        world.reached.notified().await;
+        // As after a night in which the machine slept: the lease is over, its holder is not.
+        clock.0.fetch_add(2 * 3_600_000, Ordering::SeqCst);
+        let short = world.runs.start(new_run(ADA), None).await.expect("start").run.id;
+        world.runs.wait(&short).await.expect("wait");
+        world.gate.add_permits(1);
+        assert_eq!(world.runs.wait(&long).await.expect("wait").status, Status::Completed);
+        assert_eq!(world.calls.load(Ordering::SeqCst), 2);
+        assert!(!stored(&world, &long).await.contains(&Body::Resumed));
+    }
+
+    async fn a_run_that_could_not_be_loaded_is_claimed_again(database: &TestDatabase) {
+        let db = database.db().clone();
+        fn script(world: Arc<World>, run: &RunContext) -> futures::future::BoxFuture<'_, Outcome> {
+            Box::pin(async move {
+                let step = run.step("a", "a step", Effect::Idempotent, Value::Null, async {
+                    if run.run().epoch == 1 {
+                        world.reached.notify_one();
+                        std::future::pending::<()>().await;
+                    }
+                    Ok(Value::Null)
+                });
+                ok(step.await);
+                Outcome::completed(Value::Null)
+            })
+        }
+        async fn replace(db: &Db, from: &'static str, to: &'static str) {
+            let sql = "UPDATE run_events SET payload = REPLACE(payload, $1, $2) WHERE kind = 'step_started'";
+            db.write(move |tx| Box::pin(async move { tx.execute(sql, backlot_db::args![from, to]).await }))
+                .await
+                .expect("replaced");
+        }
+        let clock = Arc::new(Forward::default());
+        let dead = node_at(&db, 4, LONG, Arc::clone(&clock) as Arc<dyn Clock>, script).await;
+        dead.runs.spawn_workers().await.expect("workers");
+        let id = dead.runs.start(new_run(ADA), None).await.expect("start").run.id;
+        dead.reached.notified().await;
+        dead.runs.drain(Duration::ZERO).await;
+        replace(&db, "step_started", "step_unknown").await;
+        clock.0.fetch_add(2 * 3_600_000, Ordering::SeqCst);
+        let heir = node_at(&db, 4, Duration::from_millis(300), clock, script).await;
+        heir.runs.spawn_workers().await.expect("workers");
+        while heir.runs.get(ADA, &id).await.expect("get").epoch < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        replace(&db, "step_unknown", "step_started").await;
+        assert_eq!(heir.runs.wait(&id).await.expect("wait").status, Status::Completed);
+    }
+
     async fn usage_is_rolled_up_and_another_accounts_run_is_absent(database: &TestDatabase) {
         let db = database.db().clone();
         let world = node(&db, 4, LONG, |world, _| {
