@@ -259,19 +259,36 @@ impl CodeAgents {
     }
 
     pub(super) async fn log_of(&self, account_id: &str, run_id: &str) -> Result<Vec<LogLine>, Error> {
-        let events = self.runs.events(account_id, run_id, 0, 10_000).await?;
-        Ok(events
-            .into_iter()
-            .filter_map(|event| {
+        /// Events, and bytes of text: a log is read into memory as a whole.
+        const MOST: (usize, usize) = (10_000, 32 << 20);
+        const AT_ONCE: u32 = 256;
+        let mut lines = Vec::new();
+        let (mut seen, mut bytes, mut after) = (0, 0, 0);
+        loop {
+            let events = self.runs.events(account_id, run_id, after, AT_ONCE).await?;
+            let is_last = events.len() < AT_ONCE as usize;
+            seen += events.len();
+            for event in events {
+                after = event.seq;
                 let (stream, text) = match event.body {
                     Body::Text { channel: Channel::Stderr, text, .. } => (LogStream::Stderr, text),
                     Body::Text { channel: Channel::System, text, .. } => (LogStream::System, text),
                     Body::Failed { failure } => (LogStream::System, failure.message),
-                    _ => return None,
+                    _ => continue,
                 };
-                Some(LogLine { at: event.at, stream, text })
-            })
-            .collect())
+                bytes += text.len();
+                lines.push(LogLine { at: event.at, stream, text });
+            }
+            if is_last {
+                return Ok(lines);
+            }
+            if seen >= MOST.0 || bytes >= MOST.1 {
+                let at = lines.last().map_or(self.clock.now(), |line| line.at);
+                let text = String::from("\nThe rest of this log is too long to be shown.\n");
+                lines.push(LogLine { at, stream: LogStream::System, text });
+                return Ok(lines);
+            }
+        }
     }
 
     /// Usage over the last `days` calendar days, today included; of one agent if named.

@@ -16,7 +16,7 @@ use super::{
     deploy::journal_failed,
     history::{InvocationInput, InvocationOutput},
     manage::{agent_not_active, agent_not_found},
-    pool::{Prepared, start_failed},
+    pool::{Make, Prepared, start_failed},
     sessions,
     store::{self, Release},
 };
@@ -54,8 +54,8 @@ const PLATFORM_FAULTS: &[&str] =
     &["start_failed", "layer_missing", "internal", "journal", "lease_lost", "shutting_down", "storage_full"];
 
 /// Ends after which a sandbox may be without its init, so that a session must not keep it: running out of memory kills
-/// whatever the kernel chooses.
-const UNSOUND_AFTER: &[&str] = &["oom", "start_failed"];
+/// whatever the kernel chooses. Or in which the program may still be ending, because nobody could write down what it said.
+const UNSOUND_AFTER: &[&str] = &["oom", "start_failed", "journal", "lease_lost"];
 
 impl CodeAgents {
     /// Invokes an agent and waits for the end. A caller that goes away does not end the invocation.
@@ -109,11 +109,15 @@ impl CodeAgents {
         {
             return Err(Error::invalid("Idempotency-Key", "must have 1 to 255 characters"));
         }
-        let (agent, release) = self.admit(caller, slug).await?;
+        let (mut agent, mut release) = self.admit(caller, slug).await?;
         let turn = match &invoke.session_id {
             Some(session) => Some(self.enter_session(&agent, session).await?),
             None => None,
         };
+        if turn.is_some() {
+            // It may have been deployed anew or stopped while this one waited for its turn.
+            (agent, release) = self.admit(caller, slug).await?;
+        }
         let now = self.clock.now();
         let session_id = invoke.session_id.clone().unwrap_or_else(|| self.ids.next("sess", now));
         let input = InvocationInput {
@@ -122,18 +126,26 @@ impl CodeAgents {
             deployment_id: release.deployment_id,
             keeps_session: invoke.session_id.is_some(),
         };
-        let with: Option<AtCommit> = invoke.session_id.map(|id| {
-            let session = Session {
-                id,
-                agent_id: agent.id.clone(),
-                sandbox_id: None,
-                created_at: now,
-                last_invocation_at: Some(now),
-            };
-            let account_id = agent.account_id.clone();
-            let touch: AtCommit =
-                Box::new(move |tx| Box::pin(async move { store::touch_session(tx, &session, &account_id).await }));
-            touch
+        let session = invoke.session_id.map(|id| Session {
+            id,
+            agent_id: agent.id.clone(),
+            sandbox_id: None,
+            created_at: now,
+            last_invocation_at: Some(now),
+        });
+        let (account_id, agent_id) = (agent.account_id.clone(), agent.id.clone());
+        let with: AtCommit = Box::new(move |tx| {
+            Box::pin(async move {
+                // Once more, now that nobody can stop it in between: whoever stops or removes it ends the runs that are
+                // there by then.
+                if !store::answers(tx, &agent_id).await? {
+                    return Err(agent_not_active());
+                }
+                match session {
+                    Some(session) => store::touch_session(tx, &session, &account_id).await,
+                    None => Ok(()),
+                }
+            })
         });
         let new = NewRun {
             prefix: "inv",
@@ -148,7 +160,7 @@ impl CodeAgents {
             ),
             idempotency_key: invoke.idempotency_key,
         };
-        let run = self.runs.start(new, with).await?.run;
+        let run = self.runs.start(new, Some(with)).await?.run;
         if let Some(turn) = turn {
             self.hold_turn(&run.id, turn);
         }
@@ -159,8 +171,12 @@ impl CodeAgents {
     fn hold_turn(&self, run_id: &str, turn: tokio::sync::OwnedMutexGuard<()>) {
         let (runs, id) = (Arc::clone(&self.runs), run_id.to_owned());
         tokio::spawn(async move {
-            if let Err(error) = runs.wait(&id).await {
-                tracing::warn!(run.id = id, ?error, "cannot tell when the turn of a session ends");
+            while let Err(error) = runs.wait(&id).await {
+                if matches!(error.kind, Kind::NotFound | Kind::Unavailable) {
+                    break;
+                }
+                tracing::warn!(run.id = id, ?error, "cannot tell yet whether the turn of a session has ended");
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
             drop(turn);
         });
@@ -281,7 +297,8 @@ impl CodeAgents {
             self.note_session_sandbox(turn, &prepared.id).await?;
             return Ok(prepared);
         }
-        let ready = self.pool.take(&turn.agent.id, &turn.release.id, self.clock.now());
+        let make = Make::of(&turn.agent, &turn.release);
+        let ready = self.pool.take(&turn.agent.id, &make, self.clock.now());
         let prepared = match ready {
             Some(prepared) => prepared,
             None => self.fresh_sandbox(&turn.agent, &turn.release).await?,
@@ -310,14 +327,11 @@ impl CodeAgents {
             return;
         }
         if turn.input.keeps_session {
-            self.rest_session(&turn.agent, &turn.release.id, &turn.session_id, prepared).await;
+            self.rest_session(&turn.agent, &turn.release, &turn.session_id, prepared).await;
             return;
         }
         tokio::spawn(prepared.destroy());
-        // Only what answers now is worth preparing: the agent may have been deployed anew meanwhile.
-        if turn.agent.release_id.as_ref() == Some(&turn.release.id) {
-            self.prepare_soon(turn.agent.clone(), turn.release.clone());
-        }
+        self.prepare_soon(turn.agent.id.clone());
     }
 
     /// Counts a failure to start; too many in a row put the agent into the state `error`.
@@ -329,7 +343,11 @@ impl CodeAgents {
                     if store::count_start_failure(tx, &id).await? < MOST_START_FAILURES {
                         return Ok(());
                     }
-                    let Some(mut agent) = store::find(tx, &id).await? else { return Ok(()) };
+                    let Some(mut agent) = store::find_to_change(tx, &id).await? else { return Ok(()) };
+                    if agent.status != AgentStatus::Active {
+                        // Stopped, or about to be replaced.
+                        return Ok(());
+                    }
                     agent.status = AgentStatus::Error;
                     agent.status_message = Some(String::from("Its sandboxes do not start; deploy again"));
                     agent.updated_at = now;

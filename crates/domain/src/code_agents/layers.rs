@@ -31,7 +31,7 @@ impl Layers {
         Ok(Self { layers, staging })
     }
 
-    /// A fresh, empty folder for work in progress. Dropping it removes it.
+    /// A fresh, empty folder for work in progress. Dropping it removes it, in the background.
     pub(super) fn stage(&self) -> io::Result<Staging> {
         Ok(Staging(tempfile::Builder::new().prefix("s").tempdir_in(&self.staging)?.keep()))
     }
@@ -63,7 +63,10 @@ impl Layers {
         for entry in fs::read_dir(&self.layers)? {
             let entry = entry?;
             if !in_use.contains(entry.file_name().to_string_lossy().as_ref()) {
-                backlot_sandbox::process::remove_scratch(&entry.path())?;
+                // Out of sight first: half a layer must never be found under its name.
+                let staging = self.stage()?;
+                fs::rename(entry.path(), staging.path().join("layer"))?;
+                staging.remove_now();
                 removed += 1;
             }
         }
@@ -79,6 +82,19 @@ impl Staging {
         &self.0
     }
 
+    /// Removes it and waits for that; dropping it does not wait.
+    pub(super) async fn remove(mut self) {
+        let folder = std::mem::take(&mut self.0);
+        if tokio::task::spawn_blocking(move || remove(&folder)).await.is_err() {
+            tracing::warn!("a staging folder was not removed; it is removed at the next start");
+        }
+    }
+
+    /// The same where it may block.
+    fn remove_now(mut self) {
+        remove(&std::mem::take(&mut self.0));
+    }
+
     /// A new empty folder inside.
     pub(super) fn folder(&self, name: &str) -> Result<PathBuf, Error> {
         let path = self.0.join(name);
@@ -89,10 +105,42 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if let Err(error) = backlot_sandbox::process::remove_scratch(&self.0)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "a staging folder could not be removed; it is removed at the next start");
+        let folder = std::mem::take(&mut self.0);
+        if folder.as_os_str().is_empty() {
+            return;
         }
+        // It may hold a million files, and others wait for this thread.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&folder))),
+            Err(_no_runtime) => remove(&folder),
+        }
+    }
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = backlot_sandbox::process::remove_scratch(folder)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, "a staging folder could not be removed; it is removed at the next start");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_in_use_survive_a_sweep() {
+        let data = tempfile::tempdir().expect("temp dir");
+        let layers = Layers::open(data.path()).expect("open");
+        for name in ["src-a", "src-b"] {
+            let staging = layers.stage().expect("stage");
+            let tree = staging.folder("tree").expect("folder");
+            fs::write(tree.join("file"), name).expect("write");
+            layers.add(name, &tree).expect("add");
+        }
+        assert_eq!(layers.sweep(&HashSet::from([String::from("src-a")])).expect("sweep"), 1);
+        assert!(layers.exists("src-a") && !layers.exists("src-b"));
+        assert_eq!(fs::read_dir(data.path().join("staging")).expect("read").count(), 0);
     }
 }

@@ -177,67 +177,88 @@ impl CodeAgents {
     ///
     /// # Errors
     /// [`Kind::Conflict`] for an agent that was never deployed; [`Kind::NotFound`].
-    pub async fn stop(&self, caller: &Caller, slug: &str) -> Result<Agent, Error> {
+    pub async fn stop(self: &Arc<Self>, caller: &Caller, slug: &str) -> Result<Agent, Error> {
         caller.require(Scope::Agents)?;
-        let (account_id, slug, now) = (Arc::clone(&caller.account_id), slug.to_owned(), self.clock.now());
-        let agent = self
-            .db
+        let agent = self.find(caller, slug).await?;
+        let agents = Arc::clone(self);
+        super::to_the_end(async move {
+            let agent = agents.refuse_invocations(agent, "Stopped").await?;
+            agents.end_everything_of(&agent).await?;
+            Ok(agents.with_model(agent))
+        })
+        .await
+    }
+
+    /// From here on an agent answers no invocations.
+    async fn refuse_invocations(&self, agent: Agent, reason: &'static str) -> Result<Agent, Error> {
+        let (id, now) = (agent.id, self.clock.now());
+        self.db
             .write(move |tx| {
                 Box::pin(async move {
-                    let mut agent = store::find_by_slug(tx, &account_id, &slug).await?.ok_or_else(agent_not_found)?;
+                    let mut agent = store::find_to_change(tx, &id).await?.ok_or_else(agent_not_found)?;
                     match agent.status {
                         AgentStatus::Draft => return Err(agent_not_active()),
                         AgentStatus::Stopped => return Ok(agent),
                         AgentStatus::Deploying | AgentStatus::Active | AgentStatus::Error => {}
                     }
                     agent.status = AgentStatus::Stopped;
-                    agent.status_message = Some(String::from("Stopped"));
+                    agent.status_message = Some(reason.to_owned());
                     agent.sandbox_id = None;
                     agent.updated_at = now;
                     store::update_state(tx, &agent).await?;
                     Ok(agent)
                 })
             })
-            .await?;
-        self.end_runs_of(&agent).await?;
+            .await
+    }
+
+    /// Ends the runs of an agent, destroys its sandboxes, removes the files of its sessions.
+    async fn end_everything_of(&self, agent: &Agent) -> Result<(), Error> {
+        self.end_runs_of(agent, None).await?;
         self.pool.discard(&agent.id).await;
         self.sessions.discard_agent(&agent.id).await;
-        self.forget_session_files(&agent.id).await?;
-        Ok(self.with_model(agent))
+        self.forget_session_files(&agent.id).await
     }
 
     /// Removes an agent with its secrets, sessions, releases and history. Daily usage stays (spec/castari.md 8.8).
     ///
     /// # Errors
     /// [`Kind::NotFound`].
-    pub async fn delete(&self, caller: &Caller, slug: &str) -> Result<(), Error> {
+    pub async fn delete(self: &Arc<Self>, caller: &Caller, slug: &str) -> Result<(), Error> {
         caller.require(Scope::Agents)?;
         let agent = self.find(caller, slug).await?;
-        self.end_runs_of(&agent).await?;
-        self.pool.discard(&agent.id).await;
-        self.sessions.discard_agent(&agent.id).await;
-        self.forget_session_files(&agent.id).await?;
-        let account_id = Arc::clone(&caller.account_id);
-        let id = agent.id.clone();
-        self.db
-            .write(move |tx| {
-                Box::pin(async move {
-                    crate::accounts::delete_secrets_of(tx, &account_id, &id).await?;
-                    crate::runs::forget_subject(tx, &account_id, &id).await?;
-                    store::delete(tx, &id).await
+        let agents = Arc::clone(self);
+        super::to_the_end(async move {
+            // First, so that no run begins that would outlive its agent. A draft has none.
+            let agent = match agents.refuse_invocations(agent.clone(), "Being removed").await {
+                Err(error) if error.kind == Kind::Conflict => agent,
+                other => other?,
+            };
+            agents.end_everything_of(&agent).await?;
+            let (account_id, id) = (agent.account_id, agent.id);
+            agents
+                .db
+                .write(move |tx| {
+                    Box::pin(async move {
+                        crate::accounts::delete_secrets_of(tx, &account_id, &id).await?;
+                        crate::runs::forget_subject(tx, &account_id, &id).await?;
+                        store::delete(tx, &id).await
+                    })
                 })
-            })
-            .await
+                .await
+        })
+        .await
     }
 
-    /// Stops every run of an agent and waits for their ends.
-    async fn end_runs_of(&self, agent: &Agent) -> Result<(), Error> {
+    /// Stops every run of an agent, or of one of its sessions, and waits for their ends.
+    pub(super) async fn end_runs_of(&self, agent: &Agent, session: Option<&str>) -> Result<(), Error> {
         for kind in [super::INVOCATION, super::DEPLOYMENT] {
             loop {
                 let filter = crate::runs::Filter {
                     account_id: agent.account_id.clone(),
                     kind,
                     subject: Some(agent.id.clone()),
+                    session: session.map(str::to_owned),
                     statuses: vec![crate::runs::Status::Queued, crate::runs::Status::Running],
                     ..crate::runs::Filter::default()
                 };

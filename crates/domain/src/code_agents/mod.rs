@@ -96,7 +96,12 @@ pub struct CodeAgents {
     deploying: tokio::sync::Mutex<()>,
     /// Held while a tool that all agents of this node share is installed.
     tools: tokio::sync::Mutex<()>,
+    /// Held while an uploaded archive is unpacked, which may take a gigabyte of disk and a processor for long.
+    unpacking: tokio::sync::Semaphore,
 }
+
+/// Archives that are unpacked at a time.
+const PARALLEL_UNPACKS: usize = 2;
 
 /// What the service is made of.
 pub struct Parts {
@@ -145,6 +150,7 @@ impl CodeAgents {
             layers: Arc::new(layers),
             deploying: tokio::sync::Mutex::new(()),
             tools: tokio::sync::Mutex::new(()),
+            unpacking: tokio::sync::Semaphore::new(PARALLEL_UNPACKS),
         });
         agents.runs.register(DEPLOYMENT, Arc::new(deploy::DeploymentExecutor(Arc::downgrade(&agents))));
         let invocations = invoke::InvocationExecutor {
@@ -160,9 +166,11 @@ impl CodeAgents {
     /// # Errors
     /// Database failures.
     pub async fn spawn_upkeep(self: &Arc<Self>) -> Result<(), Error> {
-        match self.sweep_layers().await? {
-            0 => {}
-            removed => tracing::info!(layers = removed, "removed layers that no release needs"),
+        match self.sweep_layers().await {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(layers = removed, "removed layers that no release needs"),
+            // They take room, nothing else.
+            Err(error) => tracing::error!(?error, "layers that no release needs could not be removed"),
         }
         self.warm_up().await?;
         let agents = Arc::downgrade(self);
@@ -174,6 +182,9 @@ impl CodeAgents {
                 if let Err(error) = agents.tidy_sessions().await {
                     tracing::error!(?error, "sessions could not be looked through");
                 }
+                if let Err(error) = agents.free_stuck_agents().await {
+                    tracing::error!(?error, "agents whose deployment was lost could not be looked through");
+                }
             }
         });
         Ok(())
@@ -184,4 +195,11 @@ impl CodeAgents {
         self.pool.clear().await;
         self.sessions.clear().await;
     }
+}
+
+/// Carries an operation to its end also when its caller goes away in the middle.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.map_err(Error::internal)?
 }

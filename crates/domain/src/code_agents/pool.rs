@@ -3,13 +3,16 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use backlot_sandbox::{Egress, Network, Sandbox, Spec};
 
 use super::{
-    Agent, CodeAgents, NetworkMode,
+    Agent, AgentStatus, CodeAgents, NetworkMode,
     layers::Staging,
     store::{self, Release},
 };
@@ -28,9 +31,22 @@ impl Prepared {
     pub(super) async fn destroy(self) {
         let Self { sandbox, scratch, .. } = self;
         sandbox.destroy().await;
-        if tokio::task::spawn_blocking(move || drop(scratch)).await.is_err() {
-            tracing::warn!("removing the files of a sandbox panicked");
+        if let Some(scratch) = scratch {
+            scratch.remove().await;
         }
+    }
+}
+
+/// What decides whether a sandbox fits an agent as it is now: its release and its reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Make {
+    release_id: String,
+    network: NetworkMode,
+}
+
+impl Make {
+    pub(super) fn of(agent: &Agent, release: &Release) -> Self {
+        Self { release_id: release.id.clone(), network: agent.network }
     }
 }
 
@@ -38,53 +54,91 @@ impl Prepared {
 #[derive(Default)]
 pub(super) struct Pool {
     agents: Mutex<HashMap<String, Shelf>>,
+    shelves: AtomicU64,
 }
 
 /// What is prepared for one agent.
 struct Shelf {
-    release_id: String,
+    /// Tells this shelf from an earlier one of the same agent.
+    number: u64,
+    make: Make,
     ready: Vec<Prepared>,
     /// Sandboxes that are being made.
     coming: usize,
     last_used: Timestamp,
 }
 
+/// A place that is kept for a sandbox in the making; given back when it is dropped.
+struct Place<'a> {
+    pool: &'a Pool,
+    agent_id: String,
+    shelf: u64,
+}
+
+impl Place<'_> {
+    /// Puts the sandbox there; gives it back when the shelf is gone.
+    fn fill(self, made: Prepared) -> Option<Prepared> {
+        let mut agents = self.pool.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(shelf) = agents.get_mut(&self.agent_id).filter(|shelf| shelf.number == self.shelf) else {
+            drop(agents);
+            return Some(made);
+        };
+        shelf.ready.push(made);
+        show(&agents);
+        drop(agents);
+        None
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut agents = self.pool.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shelf) = agents.get_mut(&self.agent_id).filter(|shelf| shelf.number == self.shelf) {
+            shelf.coming = shelf.coming.saturating_sub(1);
+        }
+    }
+}
+
 impl Pool {
-    /// Takes a sandbox of this release, if one is ready.
-    pub(super) fn take(&self, agent_id: &str, release_id: &str, now: Timestamp) -> Option<Prepared> {
+    /// Takes a sandbox of this make, if one is ready.
+    pub(super) fn take(&self, agent_id: &str, make: &Make, now: Timestamp) -> Option<Prepared> {
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        let shelf = agents.get_mut(agent_id).filter(|shelf| shelf.release_id == release_id)?;
+        let shelf = agents.get_mut(agent_id).filter(|shelf| shelf.make == *make)?;
         shelf.last_used = now;
         let taken = shelf.ready.pop();
         show(&agents);
         taken
     }
 
-    /// Asks for a place to put a new sandbox; refused when there are enough.
-    fn reserve(&self, agent_id: &str, release_id: &str, per_agent: usize, total: usize, now: Timestamp) -> bool {
+    /// Asks for a place to put a new sandbox; refused when there are enough. Also returns sandboxes of another make,
+    /// which have lost their place.
+    fn reserve(
+        &self,
+        agent_id: &str,
+        make: &Make,
+        per_agent: usize,
+        total: usize,
+        now: Timestamp,
+    ) -> (Option<Place<'_>>, Vec<Prepared>) {
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        let outdated = match agents.get(agent_id) {
+            Some(shelf) if shelf.make != *make => agents.remove(agent_id).map(|shelf| shelf.ready).unwrap_or_default(),
+            _ => Vec::new(),
+        };
         let all: usize = agents.values().map(|shelf| shelf.ready.len() + shelf.coming).sum();
         let shelf = agents.entry(agent_id.to_owned()).or_insert_with(|| Shelf {
-            release_id: release_id.to_owned(),
+            number: self.shelves.fetch_add(1, Ordering::Relaxed),
+            make: make.clone(),
             ready: Vec::new(),
             coming: 0,
             last_used: now,
         });
-        if shelf.release_id != release_id || all >= total || shelf.ready.len() + shelf.coming >= per_agent {
-            return false;
+        if all >= total || shelf.ready.len() + shelf.coming >= per_agent {
+            return (None, outdated);
         }
         shelf.coming += 1;
-        true
-    }
-
-    /// Puts a new sandbox where a place was reserved; gives it back when the release has changed meanwhile.
-    fn put(&self, agent_id: &str, release_id: &str, made: Option<Prepared>) -> Option<Prepared> {
-        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(shelf) = agents.get_mut(agent_id).filter(|shelf| shelf.release_id == release_id) else { return made };
-        shelf.coming = shelf.coming.saturating_sub(1);
-        shelf.ready.extend(made);
-        show(&agents);
-        None
+        let place = Place { pool: self, agent_id: agent_id.to_owned(), shelf: shelf.number };
+        (Some(place), outdated)
     }
 
     /// Destroys what is prepared for an agent.
@@ -172,36 +226,55 @@ impl CodeAgents {
 
     /// Prepares as many sandboxes of an agent's release as there should be. Returns the id of one of them.
     pub(super) async fn prepare(&self, agent: &Agent, release: &Release) -> Result<Option<String>, Error> {
+        let make = Make::of(agent, release);
         let mut last = None;
         loop {
             let now = self.clock.now();
             let (per_agent, total) = (self.settings.warm_per_agent, self.settings.warm_total);
-            if !self.pool.reserve(&agent.id, &release.id, per_agent, total, now) {
-                return Ok(last);
+            let (place, outdated) = self.pool.reserve(&agent.id, &make, per_agent, total, now);
+            for prepared in outdated {
+                prepared.destroy().await;
             }
-            let made = match self.fresh_sandbox(agent, release).await {
-                Ok(made) => made,
-                Err(error) => {
-                    self.pool.put(&agent.id, &release.id, None);
-                    return Err(error);
-                }
-            };
+            let Some(place) = place else { return Ok(last) };
+            let made = self.fresh_sandbox(agent, release).await?;
             last = Some(made.id.clone());
-            if let Some(outdated) = self.pool.put(&agent.id, &release.id, Some(made)) {
+            if let Some(outdated) = place.fill(made) {
                 outdated.destroy().await;
                 return Ok(None);
             }
         }
     }
 
-    /// Prepares sandboxes in the background.
-    pub(super) fn prepare_soon(self: &Arc<Self>, agent: Agent, release: Release) {
+    /// Prepares sandboxes of what the agent is by then, in the background.
+    pub(super) fn prepare_soon(self: &Arc<Self>, agent_id: String) {
         let agents = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(error) = agents.prepare(&agent, &release).await {
-                tracing::warn!(agent.id = agent.id, ?error, "no sandbox could be prepared");
+            if let Err(error) = agents.prepare_present(&agent_id).await {
+                tracing::warn!(agent.id = agent_id, ?error, "no sandbox could be prepared");
             }
         });
+    }
+
+    async fn prepare_present(&self, agent_id: &str) -> Result<(), Error> {
+        let Some((agent, release)) = self.present(agent_id).await? else { return Ok(()) };
+        self.prepare(&agent, &release).await?;
+        // It may have been stopped or removed meanwhile, and looked for its sandboxes before there was this one.
+        if self.present(agent_id).await?.is_none() {
+            self.pool.discard(agent_id).await;
+        }
+        Ok(())
+    }
+
+    /// An agent that answers invocations, and the release that does.
+    async fn present(&self, agent_id: &str) -> Result<Option<(Agent, Release)>, Error> {
+        let mut connection = self.db.read().await?;
+        let Some(agent) = store::find(&mut connection, agent_id).await? else { return Ok(None) };
+        if !matches!(agent.status, AgentStatus::Active | AgentStatus::Deploying) {
+            return Ok(None);
+        }
+        let Some(release_id) = &agent.release_id else { return Ok(None) };
+        let release = store::find_release(&mut connection, release_id).await?;
+        Ok(release.map(|release| (agent, release)))
     }
 
     /// Prepares sandboxes for the agents that were used last, after a start.
@@ -212,11 +285,7 @@ impl CodeAgents {
         let limit = u32::try_from(self.settings.warm_total).unwrap_or(u32::MAX);
         let mut connection = self.db.read().await?;
         for agent in store::active(&mut connection, limit).await? {
-            if let Some(release_id) = &agent.release_id
-                && let Some(release) = store::find_release(&mut connection, release_id).await?
-            {
-                self.prepare_soon(agent, release);
-            }
+            self.prepare_soon(agent.id);
         }
         Ok(())
     }
@@ -243,4 +312,40 @@ pub(super) fn start_failed(error: backlot_sandbox::Error) -> Error {
         _ => Kind::Internal,
     };
     Error::new(kind, "start_failed", "The sandbox could not be started").because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(release: &str, network: NetworkMode) -> Make {
+        Make { release_id: release.to_owned(), network }
+    }
+
+    fn reserve<'a>(pool: &'a Pool, make: &Make) -> Option<Place<'a>> {
+        pool.reserve("agt_a", make, 1, 8, Timestamp(0)).0
+    }
+
+    #[test]
+    fn a_place_that_is_not_filled_is_given_back() {
+        let pool = Pool::default();
+        let make = make("rel_1", NetworkMode::Public);
+        let place = reserve(&pool, &make).expect("the first");
+        assert!(reserve(&pool, &make).is_none());
+        // As when whoever made the sandbox was dropped in the middle.
+        drop(place);
+        assert!(reserve(&pool, &make).is_some());
+    }
+
+    #[test]
+    fn what_an_agent_was_does_not_stand_in_the_way_of_what_it_is() {
+        let pool = Pool::default();
+        let places =
+            [make("rel_1", NetworkMode::Public), make("rel_1", NetworkMode::None), make("rel_2", NetworkMode::None)]
+                .map(|make| (reserve(&pool, &make).expect("a place"), make));
+        let [(first, _), (_, _), (_last, last)] = places;
+        // A place on a shelf that is gone frees none on the present one.
+        drop(first);
+        assert!(reserve(&pool, &last).is_none());
+    }
 }

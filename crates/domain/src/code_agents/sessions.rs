@@ -15,7 +15,7 @@ use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
 use super::{
     Agent, CodeAgents, build,
-    pool::Prepared,
+    pool::{Make, Prepared},
     store::{self, Release},
 };
 use crate::{
@@ -41,6 +41,10 @@ pub struct Session {
 
 type Key = (String, String);
 
+/// Sandboxes of sessions that rest on this node at a time: each is a living process with its memory. The files of those
+/// that are put away stay.
+const MOST_RESTING: usize = 64;
+
 /// The sessions that are in use on this node.
 #[derive(Default)]
 pub(super) struct LiveSessions {
@@ -57,8 +61,18 @@ struct Slot {
 /// A sandbox between two turns.
 struct Resting {
     prepared: Prepared,
-    release_id: String,
+    make: Make,
     since: Timestamp,
+}
+
+impl Slot {
+    /// Destroys the sandbox if it rests. Who wants the next turn waits, since its files are in use until then.
+    async fn put_away(&self) {
+        let mut sandbox = self.sandbox.lock().await;
+        if let Some(resting) = sandbox.take() {
+            resting.prepared.destroy().await;
+        }
+    }
 }
 
 impl LiveSessions {
@@ -80,21 +94,33 @@ impl LiveSessions {
         self.slot(agent_id, session_id).sandbox.lock().await.take()
     }
 
+    /// Keeps a sandbox. When too many rest, the one that rests longest is put away.
     async fn rest(&self, agent_id: &str, session_id: &str, resting: Resting) {
         *self.slot(agent_id, session_id).sandbox.lock().await = Some(resting);
+        if let Some(slot) = self.longest_resting() {
+            tokio::spawn(async move { slot.put_away().await });
+        }
     }
 
-    fn remove(&self, agent_id: &str, session_id: &str) -> Option<Arc<Slot>> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.remove(&(agent_id.to_owned(), session_id.to_owned()))
+    /// The session whose sandbox rests longest, when more than [`MOST_RESTING`] do.
+    fn longest_resting(&self) -> Option<Arc<Slot>> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let resting: Vec<(Timestamp, &Arc<Slot>)> =
+            slots.values().filter_map(|slot| Some((slot.sandbox.try_lock().ok()?.as_ref()?.since, slot))).collect();
+        if resting.len() <= MOST_RESTING {
+            return None;
+        }
+        resting.into_iter().min_by_key(|(since, _)| *since).map(|(_, slot)| Arc::clone(slot))
     }
 
+    /// Destroys the sandbox of a session. Its slot stays: whoever waits for a turn must not overtake who has it.
     async fn discard(&self, agent_id: &str, session_id: &str) {
-        if let Some(slot) = self.remove(agent_id, session_id) {
-            let resting = slot.sandbox.lock().await.take();
-            if let Some(resting) = resting {
-                resting.prepared.destroy().await;
-            }
+        let slot = {
+            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.get(&(agent_id.to_owned(), session_id.to_owned())).map(Arc::clone)
+        };
+        if let Some(slot) = slot {
+            slot.put_away().await;
         }
     }
 
@@ -151,24 +177,42 @@ impl CodeAgents {
         store::list_sessions(&mut connection, &agent.id, window).await
     }
 
-    /// Removes a session with its files; a turn in progress loses its sandbox.
+    /// Removes a session with its files; a turn in progress is stopped.
     ///
     /// # Errors
     /// [`Kind::NotFound`] when the agent or the session does not exist.
-    pub async fn delete_session(&self, caller: &Caller, slug: &str, id: &str) -> Result<(), Error> {
+    pub async fn delete_session(self: &Arc<Self>, caller: &Caller, slug: &str, id: &str) -> Result<(), Error> {
         caller.require(Scope::Agents)?;
         let agent = self.find(caller, slug).await?;
-        self.remove_session(&agent.id, id).await?;
-        Ok(())
+        let (agents, id) = (Arc::clone(self), id.to_owned());
+        super::to_the_end(async move {
+            agents.forget_session(&agent.id, &id).await?;
+            agents.end_runs_of(&agent, Some(&id)).await?;
+            let patience = agents.settings.queue_patience;
+            let _turn = tokio::time::timeout(patience, agents.sessions.enter(&agent.id, &id))
+                .await
+                .map_err(|_| Error::new(Kind::Busy, "session_busy", "Session is busy"))?;
+            // The turn that was in progress may have noted the session once more.
+            match agents.forget_session(&agent.id, &id).await {
+                Err(error) if error.kind != Kind::NotFound => return Err(error),
+                _ => {}
+            }
+            agents.remove_session_files(&agent.id, &id).await
+        })
+        .await
     }
 
-    async fn remove_session(&self, agent_id: &str, id: &str) -> Result<(), Error> {
+    async fn forget_session(&self, agent_id: &str, id: &str) -> Result<(), Error> {
         let (agent, session) = (agent_id.to_owned(), id.to_owned());
         let existed =
             self.db.write(move |tx| Box::pin(async move { store::delete_session(tx, &agent, &session).await })).await?;
         if !existed {
             return Err(Error::new(Kind::NotFound, "session_not_found", "Session not found"));
         }
+        Ok(())
+    }
+
+    async fn remove_session_files(&self, agent_id: &str, id: &str) -> Result<(), Error> {
         self.sessions.discard(agent_id, id).await;
         let folder = self.session_folder(agent_id, id);
         self.remove_files(release_marker(&folder)).await?;
@@ -183,7 +227,7 @@ impl CodeAgents {
         session_id: &str,
     ) -> Result<Prepared, Error> {
         if let Some(resting) = self.sessions.take(&agent.id, session_id).await {
-            if resting.release_id == release.id {
+            if resting.make == Make::of(agent, release) {
                 return Ok(resting.prepared);
             }
             resting.prepared.destroy().await;
@@ -201,8 +245,8 @@ impl CodeAgents {
     }
 
     /// Keeps a session's sandbox for its next turn.
-    pub(super) async fn rest_session(&self, agent: &Agent, release_id: &str, session_id: &str, prepared: Prepared) {
-        let resting = Resting { prepared, release_id: release_id.to_owned(), since: self.clock.now() };
+    pub(super) async fn rest_session(&self, agent: &Agent, release: &Release, session_id: &str, prepared: Prepared) {
+        let resting = Resting { prepared, make: Make::of(agent, release), since: self.clock.now() };
         self.sessions.rest(&agent.id, session_id, resting).await;
     }
 
@@ -240,9 +284,9 @@ impl CodeAgents {
             store::stale_sessions(&mut connection, ago(self.settings.session_life)).await?
         };
         for (agent_id, session_id) in stale {
-            match self.remove_session(&agent_id, &session_id).await {
+            match self.forget_session(&agent_id, &session_id).await {
                 Err(error) if error.kind != Kind::NotFound => return Err(error),
-                _ => {}
+                _ => self.remove_session_files(&agent_id, &session_id).await?,
             }
         }
         Ok(())

@@ -4,11 +4,13 @@
 //! symbolic links that stay inside: nothing of it is left then (spec/castari.md 9.1).
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashSet},
     fs,
     io::{self, Read, Seek as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink},
     path::{Component, Path, PathBuf},
+    rc::Rc,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -24,6 +26,11 @@ const LARGEST_TREE: u64 = 1 << 30;
 const MOST_ENTRIES: usize = 50_000;
 /// Bytes of a path.
 const LONGEST_PATH: usize = 1024;
+/// Bytes between the contents of two files of a tar archive: headers, long names, extended attributes. The reader keeps
+/// these in memory, whatever size they claim.
+const LARGEST_HEADERS: u64 = 1 << 20;
+/// Bytes of the directory of a zip archive, which the reader keeps in memory, too, many times as large.
+const LARGEST_DIRECTORY: u64 = 16 << 20;
 
 /// Unpacks `.tar`, `.tar.gz`, `.tar.zst` or `.zip` into the empty directory `into`. Blocking.
 pub(super) fn unpack(archive: &Path, into: &Path) -> Result<(), Error> {
@@ -61,8 +68,14 @@ fn read_head(file: &mut fs::File, head: &mut [u8]) -> io::Result<usize> {
 }
 
 fn unpack_tar(reader: impl Read, tree: &mut Tree<'_>) -> Result<(), Error> {
-    let mut archive = tar::Archive::new(reader);
-    for entry in archive.entries().map_err(|error| refused(error.to_string()))? {
+    let allowance = Rc::new(Cell::new(LARGEST_HEADERS));
+    let mut archive = tar::Archive::new(Bounded { reader, allowance: Rc::clone(&allowance) });
+    let mut entries = archive.entries().map_err(|error| refused(error.to_string()))?;
+    loop {
+        allowance.set(LARGEST_HEADERS);
+        let Some(entry) = entries.next() else { break };
+        // The content of a file is counted where it is written.
+        allowance.set(u64::MAX);
         let mut entry = entry.map_err(|error| refused(error.to_string()))?;
         let path = entry.path().map_err(|error| refused(error.to_string()))?.into_owned();
         let kind = entry.header().entry_type();
@@ -84,9 +97,36 @@ fn unpack_tar(reader: impl Read, tree: &mut Tree<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Passes on as many bytes as allowed at the moment, then fails.
+struct Bounded<R> {
+    reader: R,
+    allowance: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let allowed = usize::try_from(self.allowance.get()).unwrap_or(usize::MAX).min(buffer.len());
+        if allowed == 0 && !buffer.is_empty() {
+            return Err(io::Error::other("the names or attributes of its entries are too large"));
+        }
+        let length = self.reader.read(buffer.get_mut(..allowed).unwrap_or_default())?;
+        self.allowance.set(self.allowance.get().saturating_sub(length as u64));
+        Ok(length)
+    }
+}
+
+impl<R: io::Seek> io::Seek for Bounded<R> {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.reader.seek(to)
+    }
+}
+
 fn unpack_zip(file: fs::File, tree: &mut Tree<'_>) -> Result<(), Error> {
     const KIND: u32 = 0o170_000;
-    let mut archive = zip::ZipArchive::new(io::BufReader::new(file)).map_err(|error| refused(error.to_string()))?;
+    let allowance = Rc::new(Cell::new(LARGEST_DIRECTORY));
+    let reader = Bounded { reader: io::BufReader::new(file), allowance: Rc::clone(&allowance) };
+    let mut archive = zip::ZipArchive::new(reader).map_err(|error| refused(error.to_string()))?;
+    allowance.set(u64::MAX);
     if archive.len() > MOST_ENTRIES {
         return Err(too_many_entries());
     }
@@ -519,6 +559,55 @@ mod tests {
         let into = tempfile::tempdir().expect("temp dir");
         let error = unpack(file.path(), into.path()).expect_err("a bomb");
         assert!(error.public.contains("1024 MiB"), "{error}");
+    }
+
+    #[test]
+    fn a_name_as_large_as_a_bomb_is_refused_before_it_is_in_memory() {
+        for kind in [tar::EntryType::GNULongName, tar::EntryType::GNULongLink, tar::EntryType::XHeader, Directory] {
+            let file = tempfile::NamedTempFile::new().expect("temp file");
+            let mut encoder =
+                flate2::write::GzEncoder::new(file.reopen().expect("reopen"), flate2::Compression::fast());
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_path("name").expect("path");
+            header.set_size(4 << 20);
+            header.set_cksum();
+            encoder.write_all(header.as_bytes()).expect("header");
+            for _ in 0..4 {
+                encoder.write_all(&vec![b'a'; 1 << 20]).expect("letters");
+            }
+            encoder.finish().expect("finish");
+            let into = tempfile::tempdir().expect("temp dir");
+            let error = unpack(file.path(), into.path()).expect_err("a bomb");
+            assert!(error.public.contains("too large"), "{kind:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_directory_as_large_as_a_bomb_is_refused() {
+        const ENTRIES: u16 = 300;
+        let mut bytes = b"PK\x03\x04".to_vec();
+        bytes.resize(30, 0);
+        let start = u32::try_from(bytes.len()).expect("fits");
+        for index in 0..ENTRIES {
+            let mut header = b"PK\x01\x02".to_vec();
+            header.resize(46, 0);
+            header.splice(28..30, 4_u16.to_le_bytes());
+            header.splice(32..34, u16::MAX.to_le_bytes());
+            bytes.extend(header);
+            bytes.extend(format!("{index:04}").into_bytes());
+            bytes.resize(bytes.len() + usize::from(u16::MAX), b'c');
+        }
+        let size = u32::try_from(bytes.len()).expect("fits") - start;
+        bytes.extend(b"PK\x05\x06\0\0\0\0");
+        bytes.extend([ENTRIES.to_le_bytes(), ENTRIES.to_le_bytes()].concat());
+        bytes.extend([size.to_le_bytes(), start.to_le_bytes()].concat());
+        bytes.extend([0, 0]);
+        let file = tempfile::NamedTempFile::new().expect("temp file");
+        fs::write(file.path(), &bytes).expect("write");
+        let into = tempfile::tempdir().expect("temp dir");
+        let error = unpack(file.path(), into.path()).expect_err("a bomb");
+        assert!(error.public.contains("too large"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Every query on the tables of code agents.
 
-use backlot_db::{Connection, Row, Tx, args};
+use backlot_db::{Connection, Engine, Row, Tx, args, dialect};
 use serde_json::Value;
 
 use super::{Agent, AgentStatus, NetworkMode, Session, SourceType};
@@ -177,6 +177,36 @@ pub(super) async fn find_by_slug(
 
 pub(super) async fn find(connection: &mut Connection, id: &str) -> Result<Option<Agent>, Error> {
     connection.first(agent_query!("WHERE id = $1"), args![id]).await?.as_ref().map(agent_from).transpose()
+}
+
+/// An agent that is about to be changed depending on what it is. On PostgreSQL others who do the same wait, so that none
+/// writes back what another has just changed; SQLite has one writer.
+pub(super) async fn find_to_change(tx: &mut Tx, id: &str) -> Result<Option<Agent>, Error> {
+    if tx.engine() == Engine::Postgres {
+        tx.execute("SELECT id FROM agents WHERE id = $1 FOR UPDATE", args![id]).await?;
+    }
+    find(tx, id).await
+}
+
+/// Whether an agent answers invocations. On PostgreSQL it goes on doing so until the transaction ends.
+pub(super) async fn answers(tx: &mut Tx, id: &str) -> Result<bool, Error> {
+    macro_rules! query {
+        ($lock:literal) => {
+            concat!("SELECT id FROM agents WHERE id = $1 AND status IN ('active', 'deploying')", $lock)
+        };
+    }
+    let text = dialect::claim(tx.engine(), query!(""), query!(" FOR SHARE"));
+    Ok(tx.first(text, args![id]).await?.is_some())
+}
+
+/// Agents that wait for a deployment.
+pub(super) async fn deploying(connection: &mut Connection) -> Result<Vec<Agent>, Error> {
+    connection
+        .all(agent_query!("WHERE status = 'deploying' ORDER BY updated_at LIMIT 100"), vec![])
+        .await?
+        .iter()
+        .map(agent_from)
+        .collect()
 }
 
 /// Every agent that answers invocations, most recently changed first.
