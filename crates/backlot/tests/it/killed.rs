@@ -21,13 +21,13 @@ const KILLS: usize = 10;
 const PARALLEL: usize = 4;
 
 /// A real server process.
-struct Server {
+pub(super) struct Server {
     process: Child,
-    url: String,
+    pub(super) url: String,
 }
 
 impl Server {
-    fn start(data: &Path, model: &ScriptedModel) -> Self {
+    pub(super) fn start(data: &Path, model: &ScriptedModel) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_backlot"))
             .args(["serve", "--listen", "127.0.0.1:0", "--rate-limits", "off", "--data"])
             .arg(data)
@@ -45,9 +45,16 @@ impl Server {
         Self { process, url }
     }
 
-    fn kill(mut self) {
+    pub(super) fn kill(mut self) {
         self.process.kill().expect("SIGKILL");
         self.process.wait().expect("reaped");
+    }
+
+    /// Ends it in order.
+    pub(super) fn terminate(mut self) {
+        let id = i32::try_from(self.process.id()).expect("a process id");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM).expect("SIGTERM");
+        assert!(self.process.wait().expect("reaped").success(), "it ends well");
     }
 }
 
@@ -149,11 +156,11 @@ fn rand_millis(limit: u64) -> u64 {
 }
 
 /// A client of its own for each call: the server it talked to before is dead.
-fn http() -> reqwest::Client {
+pub(super) fn http() -> reqwest::Client {
     backlot_models::http::http_client(None).expect("a client")
 }
 
-async fn register(url: &str) -> String {
+pub(super) async fn register(url: &str) -> String {
     let answer: Value = http()
         .post(format!("{url}/caster/api/v1/auth/register"))
         .json(&json!({ "email": "ada@example.org", "password": "correct horse battery" }))
@@ -194,7 +201,7 @@ async fn deploy(url: &str, key: &str) {
     assert_eq!(status, 201, "{body}");
 }
 
-fn pack(files: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn pack(files: &[(&str, &str)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
     for (path, content) in files {
         let mut header = tar::Header::new_gnu();
@@ -273,7 +280,7 @@ async fn invoke(url: &str, key: &str) -> (u16, Value) {
     (response.status().as_u16(), response.json().await.expect("JSON"))
 }
 
-async fn get(url: &str, key: &str, path: &str) -> Value {
+pub(super) async fn get(url: &str, key: &str, path: &str) -> Value {
     let response = http().get(format!("{url}{path}")).bearer_auth(key).send().await.expect("get");
     response.json().await.expect("JSON")
 }

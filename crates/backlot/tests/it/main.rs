@@ -4,4 +4,5 @@ mod client;
 mod client_prompts;
 mod fake_server;
 mod killed;
+mod killed_deploying;
 mod templates;
