@@ -215,7 +215,11 @@ impl CodeAgents {
     async fn remove_session_files(&self, agent_id: &str, id: &str) -> Result<(), Error> {
         self.sessions.discard(agent_id, id).await;
         let folder = self.session_folder(agent_id, id);
-        self.remove_files(release_marker(&folder)).await?;
+        // First the marker: files without it are never taken for those of a release.
+        match tokio::fs::remove_file(release_marker(&folder)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::from_disk(error)),
+            _ => {}
+        }
         self.remove_files(folder).await
     }
 
