@@ -193,9 +193,10 @@ impl Connection {
     }
 
     fn note<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, Error> {
+        let result = result.map_err(Error::from);
         self.is_failed |= result.is_err();
         self.is_full |= matches!(result, Err(Error::Full));
-        result.map_err(Error::from)
+        result
     }
 }
 
