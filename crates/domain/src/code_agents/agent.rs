@@ -328,6 +328,12 @@ pub(super) fn check_git_url(url: &str) -> Result<(), String> {
     if parsed.scheme() != "https" && parsed.scheme() != "http" {
         return Err(String::from("invalid or missing URL scheme; https is supported"));
     }
+    // The parser forgives what git, which gets the text as it is, understands in ways of its own.
+    let is_forgiven = url.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\');
+    let after_scheme = url.split_once("://").map(|(_, rest)| rest);
+    if is_forgiven || after_scheme.is_none_or(|rest| rest.is_empty() || rest.starts_with('/')) {
+        return Err(String::from("invalid URL: the host is missing or the address is malformed"));
+    }
     if parsed.host_str().is_none_or(str::is_empty) {
         return Err(String::from("invalid URL: the host is missing"));
     }
@@ -405,6 +411,9 @@ mod tests {
     fn addresses_that_could_touch_this_machine_are_refused() {
         assert_eq!(check_git_url("https://git.example.org/acme/x"), Ok(()));
         for bad in ["file:///etc", "ext::sh -c id", "ssh://x/y", "git@x:y", "/etc", "https://u:p@x/y", "https://"] {
+            assert!(check_git_url(bad).is_err(), "{bad}");
+        }
+        for bad in ["https:///x", "https:x", "https:\\\\x/y", "https://x/y z", " https://x/y", "https://x/\ny"] {
             assert!(check_git_url(bad).is_err(), "{bad}");
         }
     }
