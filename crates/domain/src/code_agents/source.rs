@@ -34,12 +34,16 @@ const LARGEST_DIRECTORY: u64 = 16 << 20;
 
 /// Unpacks `.tar`, `.tar.gz`, `.tar.zst` or `.zip` into the empty directory `into`. Blocking.
 pub(super) fn unpack(archive: &Path, into: &Path) -> Result<(), Error> {
+    unpack_at_most(LARGEST_TREE, archive, into)
+}
+
+fn unpack_at_most(most_bytes: u64, archive: &Path, into: &Path) -> Result<(), Error> {
     let mut file = fs::File::open(archive).map_err(Error::internal)?;
     let mut head = [0_u8; 264];
     let length = read_head(&mut file, &mut head).map_err(Error::internal)?;
     let head = head.get(..length).unwrap_or_default();
     file.rewind().map_err(Error::internal)?;
-    let mut tree = Tree::new(into);
+    let mut tree = Tree::new(into, most_bytes);
     if head.starts_with(&[0x1f, 0x8b]) {
         unpack_tar(flate2::read::MultiGzDecoder::new(file), &mut tree)
     } else if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
@@ -156,7 +160,7 @@ fn unpack_zip(file: fs::File, tree: &mut Tree<'_>) -> Result<(), Error> {
 /// Copies a tree that somebody else made, under the same rules as an archive. `skip` names top-level entries to
 /// leave out. Blocking.
 pub(super) fn import(from: &Path, into: &Path, skip: &[&str]) -> Result<(), Error> {
-    let mut tree = Tree::new(into);
+    let mut tree = Tree::new(into, LARGEST_TREE);
     let mut open = vec![PathBuf::new()];
     while let Some(directory) = open.pop() {
         let mut entries: Vec<_> = fs::read_dir(from.join(&directory))
@@ -211,11 +215,12 @@ struct Tree<'a> {
     links: Vec<(PathBuf, PathBuf)>,
     folded: HashSet<String>,
     bytes: u64,
+    most_bytes: u64,
 }
 
 impl<'a> Tree<'a> {
-    fn new(root: &'a Path) -> Self {
-        Self { root, made: BTreeMap::new(), links: Vec::new(), folded: HashSet::new(), bytes: 0 }
+    fn new(root: &'a Path, most_bytes: u64) -> Self {
+        Self { root, made: BTreeMap::new(), links: Vec::new(), folded: HashSet::new(), bytes: 0, most_bytes }
     }
 
     fn directory(&mut self, path: &Path) -> Result<(), Error> {
@@ -244,8 +249,8 @@ impl<'a> Tree<'a> {
                 return Ok(());
             }
             self.bytes += length as u64;
-            if self.bytes > LARGEST_TREE {
-                return Err(refused(format!("it holds more than {} MiB", LARGEST_TREE >> 20)));
+            if self.bytes > self.most_bytes {
+                return Err(refused(format!("it holds more than {} MiB", self.most_bytes >> 20)));
             }
             file.write_all(buffer.get(..length).unwrap_or_default()).map_err(|error| write_failed(&path, error))?;
         }
@@ -543,22 +548,23 @@ mod tests {
 
     #[test]
     fn bombs_are_refused() {
+        const MOST: u64 = 3 << 20;
         let file = tempfile::NamedTempFile::new().expect("temp file");
         let mut encoder = flate2::write::GzEncoder::new(file.reopen().expect("reopen"), flate2::Compression::fast());
         let mut header = tar::Header::new_gnu();
         header.set_path("zeros").expect("path");
         header.set_mode(0o644);
-        header.set_size(LARGEST_TREE + 1);
+        header.set_size(MOST + 1);
         header.set_cksum();
         encoder.write_all(header.as_bytes()).expect("header");
         let chunk = vec![0_u8; 1 << 20];
-        for _ in 0..=(LARGEST_TREE >> 20) {
+        for _ in 0..=(MOST >> 20) {
             encoder.write_all(&chunk).expect("zeros");
         }
         encoder.finish().expect("finish");
         let into = tempfile::tempdir().expect("temp dir");
-        let error = unpack(file.path(), into.path()).expect_err("a bomb");
-        assert!(error.public.contains("1024 MiB"), "{error}");
+        let error = unpack_at_most(MOST, file.path(), into.path()).expect_err("a bomb");
+        assert!(error.public.contains("3 MiB"), "{error}");
     }
 
     #[test]

@@ -48,9 +48,13 @@ impl KeyGuard {
 
     /// The bytes with the key overwritten, for a body that is there as a whole.
     pub(super) fn overwrite(&self, bytes: &mut BytesMut) {
-        while let Some(at) = self.finder.find(bytes) {
-            let key = self.finder.needle().len();
-            bytes[at..at + key].fill(b'*');
+        let key = self.finder.needle().len();
+        let mut from = 0;
+        // Each search begins after the last find: a key made of asterisks would be found in its own place for ever.
+        while let Some(at) = bytes.get(from..).and_then(|rest| self.finder.find(rest)) {
+            let begin = from + at;
+            bytes[begin..begin + key].fill(b'*');
+            from = begin + key;
         }
     }
 
@@ -78,6 +82,14 @@ mod tests {
     use super::*;
 
     const KEY: &str = "sk-sk-0123";
+
+    #[test]
+    fn a_key_of_asterisks_does_not_hold_us_up() {
+        let guard = KeyGuard::new(Some(&"**********".into())).unwrap();
+        let mut bytes = BytesMut::from(&b"no such key: **********, really *************************"[..]);
+        guard.overwrite(&mut bytes);
+        assert!(bytes.ends_with(b"*****"));
+    }
 
     fn guard() -> KeyGuard {
         KeyGuard::new(Some(&KEY.into())).unwrap()
