@@ -15,6 +15,7 @@ mod agent;
 mod build;
 mod deploy;
 mod history;
+mod install_plan;
 mod invoke;
 mod layers;
 mod manage;
